@@ -17,7 +17,7 @@ import { retireStream } from './retire-stream.js';
 const EXIT_INCOMPLETE = 2;
 
 /** Retires a stream. Works without a data directory, because that of the stream is lost. */
-export async function retire({ 'data-dir': dataDirectory, stream }: JournalOptions): Promise<number> {
+export async function retire({ 'data-dir': dataDirectory, stream: [stream] = [] }: JournalOptions): Promise<number> {
   if (stream === undefined || !isUuid(stream)) throw usageError('retire needs --stream with the id of a stream.');
   const { databaseUrl, dataDir } = readConfig(process.env);
   if (databaseUrl === undefined) throw usageError('retire needs DATABASE_URL or DATABASE_URL_FILE.');

@@ -20,7 +20,8 @@ export const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [
   accept    accepts that the missing records above --above are lost, so that the
             server starts without them; where the database has lost the row of
             the stream, says that the records up to --above are counted (0:
-            none), and the next start counts those above
+            none), and the next start counts those above; takes several
+            streams, each --stream with its --above
   rebind    gives this copy of a data directory its own node id; with --stream
             and --above, moves the records of that stream above --above to a
             new stream, and leaves the old one with those up to there
@@ -88,6 +89,8 @@ export interface DirectoryArguments {
   /** The stream of --stream; undefined for all streams. */
   readonly named: string | undefined;
   readonly above: Lsn | undefined;
+  /** For accept, which takes several: each --stream with its --above. Empty unless each has one. */
+  readonly choices: readonly { readonly stream: string; readonly above: Lsn }[];
   readonly database: boolean;
   /** The option by which a further command names the data directory; empty if DATA_DIR names it. */
   readonly dataDirOption: string;
@@ -101,8 +104,8 @@ export function parseCommandLine(argv: readonly string[]) {
       allowPositionals: true,
       options: {
         'data-dir': { type: 'string' },
-        stream: { type: 'string' },
-        above: { type: 'string' },
+        stream: { type: 'string', multiple: true },
+        above: { type: 'string', multiple: true },
         database: { type: 'boolean' },
         retry: { type: 'boolean' },
         prefix: { type: 'string' },
@@ -117,18 +120,23 @@ export function parseCommandLine(argv: readonly string[]) {
 
 /** Checks the options against the streams of the directory. */
 export function directoryArguments(dataDir: string, nodeId: string, values: JournalOptions): DirectoryArguments {
-  const { stream, above } = values;
+  const { stream: named = [], above = [] } = values;
   const journal = join(dataDir, 'journal');
   const found = systemDisk.list(journal).filter(isUuid).sort();
-  if (stream !== undefined && !found.includes(stream)) throw usageError(`There is no stream ${stream}.`);
-  if (above !== undefined && !/^\d{1,15}$/.test(above)) throw usageError(`--above takes an LSN, not "${above}".`);
+  const unknown = named.find((stream) => !found.includes(stream));
+  if (unknown !== undefined) throw usageError(`There is no stream ${unknown}.`);
+  const lsns = above.map((text) => {
+    if (!/^\d{1,15}$/.test(text)) throw usageError(`--above takes an LSN, not "${text}".`);
+    return Number(text);
+  });
   return {
     dataDir,
     journal,
     nodeId,
-    streams: stream === undefined ? found : [stream],
-    named: stream,
-    above: above === undefined ? undefined : Number(above),
+    streams: named.length === 0 ? found : named,
+    named: named.length === 1 ? named[0] : undefined,
+    above: lsns[0],
+    choices: named.length === lsns.length ? named.map((stream, index) => ({ stream, above: lsns[index] ?? 0 })) : [],
     database: values.database === true,
     dataDirOption: values['data-dir'] === undefined ? '' : ` --data-dir ${quoted(values['data-dir'])}`,
   };

@@ -31,18 +31,20 @@ export function repair(args: DirectoryArguments): boolean {
   return true;
 }
 
-/** Accepts that missing records are lost. */
-export function accept(args: DirectoryArguments): boolean {
-  const { named, above } = args;
-  if (named === undefined || above === undefined) throw usageError('accept needs --stream and --above.');
-  const directory = join(args.journal, named);
-  const { missing } = scanStream(systemDisk, findSegments(systemDisk, directory), above);
-  if (missing.length > 0) acceptGaps(systemDisk, directory, missing, Date.now());
-  acceptCheckpoint(systemDisk, directory, above, Date.now());
-  say(missing.length === 0 ? 'No record is missing.' : `Accepted as lost: LSN ${missing.map(rangeText).join(', ')}`);
-  say(
-    `If the database has lost the row of the stream, the next start takes the records up to LSN ${above} as counted.`,
-  );
+/** Accepts that missing records are lost, and what is counted where the database has lost a row. */
+export function accept({ journal, choices }: DirectoryArguments): boolean {
+  if (choices.length === 0) throw usageError('accept needs --stream and --above, one of each for each stream.');
+  for (const { stream, above } of choices) {
+    const directory = join(journal, stream);
+    const { missing } = scanStream(systemDisk, findSegments(systemDisk, directory), above);
+    if (missing.length > 0) acceptGaps(systemDisk, directory, missing, Date.now());
+    acceptCheckpoint(systemDisk, directory, above, Date.now());
+    const lost = missing.map(rangeText).join(', ');
+    say(
+      missing.length === 0 ? `No record of stream ${stream} is missing.` : `Accepted as lost: LSN ${lost} of ${stream}`,
+    );
+    say(`If the database has lost its row, the next start takes the records up to LSN ${above} as counted.`);
+  }
   return true;
 }
 
@@ -65,7 +67,7 @@ export async function rebind(args: DirectoryArguments): Promise<boolean> {
   say(`The node id of this data directory is now ${nodeId}.`);
   if (named === undefined || above === undefined) {
     for (const stream of args.streams) {
-      const command = journalCommand('rebind', join(args.journal, stream), stream, 'LSN');
+      const command = journalCommand('rebind', [{ stream, location: join(args.journal, stream), above: 'LSN' }]);
       say(`Stream ${stream} still belongs to both copies: ${command}, with the last LSN that the other copy has, too.`);
     }
     return args.streams.length === 0;

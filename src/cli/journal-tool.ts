@@ -78,6 +78,9 @@ async function run(argv: readonly string[]): Promise<number> {
       if (values[option] === undefined || values[option] === false) continue;
       throw usageError(refusals[option] ?? `${name} takes neither --stream nor --above.`);
     }
+    const { stream = [], above = [] } = values;
+    if (name !== 'accept' && Math.max(stream.length, above.length) > 1)
+      throw usageError(`${name} takes one --stream and one --above.`);
     return await command.run(values);
   } catch (error) {
     return exitCodeOf(error);

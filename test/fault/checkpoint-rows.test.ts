@@ -24,6 +24,17 @@ async function countThirty(node: CountedNode): Promise<TestServer> {
   return server;
 }
 
+/** Keys of every shard. */
+const KEYS = Array.from({ length: 40 }, (_, index) => `key-${index}`);
+
+/** Counts each key once and commits that. */
+async function countOnEveryShard(node: CountedNode, shards: string): Promise<TestServer> {
+  const server = await node.start({ SHARDS: shards });
+  assertCreated(await increment(node.url, Object.fromEntries(KEYS.map((key) => [key, 1]))));
+  await node.flush();
+  return server;
+}
+
 /** The `accept` commands that a refused start offers. */
 function offers({ output }: TestServer): readonly string[] {
   return [...new Set(output.match(/(?<=`npm run journal -- )accept [^`]*(?=`)/g))];
@@ -80,6 +91,31 @@ for (const { what, statements, said } of [
     );
   }
 }
+
+testNode(
+  'rows of several streams of several shards that are gone stop the start once, with one command for all of them',
+  env,
+  async ({ node, databaseUrl }) => {
+    await kill(await countOnEveryShard(node, '4'));
+    await runStatements(
+      databaseUrl,
+      'delete from journal_checkpoints; delete from journal_claims; delete from counters',
+    );
+    // Two shards for four streams, so that each has an orphaned one besides its own.
+    const refused = await node.refusedStart({ SHARDS: '2' });
+    const [command = ''] =
+      refused.output.match(/(?<=`npm run journal -- )accept [^`]*(?=` if nothing of that)/g)?.slice(-1) ?? [];
+    const streams = await streamsOf(node.dataDir);
+    assert.equal(streams.length, 4);
+    for (const stream of streams) assert.ok(command.includes(`--stream ${stream} --above 0`), refused.output);
+    const accepted = await runJournalCommand(command.split(' '));
+    assert.equal(accepted.code, 0, accepted.output);
+    const server = await node.start({ SHARDS: '2' });
+    await node.flush();
+    assert.deepEqual(await server.stop(), CLEAN, server.output);
+    assert.deepEqual(await committedSums(databaseUrl), new Map(KEYS.map((key) => [key, 1n])));
+  },
+);
 
 testNode(
   'a row that is deleted under a running server stops the shard with the same sentence',

@@ -3,6 +3,7 @@
  * check. The seed determines everything.
  */
 import { JournalError } from '#product/core/errors.js';
+import { MissingRowsError } from '#product/shard-worker/journal/missing-rows.js';
 import { acceptCheckpoint, acceptGaps } from '#product/shard-worker/journal/file/stream-files.js';
 import { findSegments, scanStream } from '#product/shard-worker/journal/file/stream-scan.js';
 import { rebindStream } from '#product/shard-worker/journal/file/stream-rebind.js';
@@ -206,23 +207,22 @@ class History extends RandomHistory {
   }
 
   /**
-   * The action of an operator who reads that the row of a stream is gone, and knows up to where the stream is counted. False if
-   * the reason is another one.
+   * The action of an operator who reads that rows of streams are gone, and knows up to where each is counted. False if the reason
+   * is another one.
    */
   #accept({ storage, reason, name }: SimulatedNode): boolean {
-    if (!(reason instanceof JournalError) || reason.code !== 'checkpoint-missing') return false;
-    const [, stream = ''] = /has no row of stream (\S+) in/.exec(reason.message) ?? [];
+    if (!(reason instanceof MissingRowsError)) return false;
     const disk = storage.diskOf(() => undefined);
-    const directory = `/data/journal/${stream}`;
     storage.full = false;
-    const counted = this.world.database.tables.deleted.get(stream) ?? 0;
-    const { missing } = scanStream(disk, findSegments(disk, directory), counted);
-    // The database went back further than the journal reaches.
-    if (missing.length > 0) this.world.circumstances.tooLate = true;
-    const first = findSegments(disk, directory)[0]?.header.firstLsn ?? 1;
-    const above = Math.max(counted, first - 1);
-    acceptCheckpoint(disk, directory, above, this.world.scheduler.now);
-    this.world.note(() => `an operator of ${name} says that ${stream} is counted up to LSN ${above}`);
+    for (const { stream, location, firstLsn } of reason.rows) {
+      const counted = this.world.database.tables.deleted.get(stream) ?? 0;
+      const { missing } = scanStream(disk, findSegments(disk, location), counted);
+      // The database went back further than the journal reaches.
+      if (missing.length > 0) this.world.circumstances.tooLate = true;
+      const above = Math.max(counted, firstLsn - 1);
+      acceptCheckpoint(disk, location, above, this.world.scheduler.now);
+      this.world.note(() => `an operator of ${name} says that ${stream} is counted up to LSN ${above}`);
+    }
     return true;
   }
 

@@ -411,7 +411,8 @@ export class ShardThread {
     if (this.life.isOver || this.#dying || error instanceof SimulatedCrash) return;
     this.#dying = true;
     this.#world.note(() => `${this.name} fails: ${String(error)}`);
-    if (error instanceof JournalError) this.#tell({ kind: 'journal', code: error.code, detail: error.message });
+    if (error instanceof JournalError)
+      this.#tell({ kind: 'journal', code: error.code, detail: error.message, missingRows: [] });
     this.#world.scheduler.after(0, this.life, () => this.#end(error));
   }
 

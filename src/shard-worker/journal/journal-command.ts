@@ -5,13 +5,19 @@ import { dirname, resolve } from 'node:path';
 import type { Lsn } from '../../core/checkpoint.js';
 
 /**
- * A command for the stream that is stored at `location`, DATA_DIR/journal/STREAM, in backticks. It names the data directory
- * unless that is the default, which `npm run journal` takes. `above` is the word LSN where only the operator knows it.
+ * A command for streams of one directory, in backticks. It names the data directory unless that is the default, which `npm run journal` takes. `location`:
+ * DATA_DIR/journal/STREAM. `above` is the word LSN where only the operator knows it.
  */
-export function journalCommand(command: string, location: string, stream: string, above?: Lsn | 'LSN'): string {
-  const words = ['npm run journal --', command, '--stream', stream];
-  if (above !== undefined) words.push('--above', String(above));
-  const dataDir = dirname(dirname(location));
+export function journalCommand(
+  command: string,
+  streams: readonly { readonly stream: string; readonly location: string; readonly above?: Lsn | 'LSN' }[],
+): string {
+  const words = ['npm run journal --', command];
+  for (const { stream, above } of streams) {
+    words.push('--stream', stream);
+    if (above !== undefined) words.push('--above', String(above));
+  }
+  const dataDir = dirname(dirname(streams[0]?.location ?? ''));
   if (dataDir !== resolve('data')) words.push('--data-dir', quoted(dataDir));
   return `\`${words.join(' ')}\``;
 }

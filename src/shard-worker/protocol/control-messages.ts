@@ -77,7 +77,13 @@ export type ControlMessage =
   /** The shard has read a stream that an ended thread had handed over, and has counted the increments that it lacks. */
   | { readonly kind: 'takenOver'; readonly stream: string }
   /** The shard cannot use its journal; the thread ends next. */
-  | { readonly kind: 'journal'; readonly code: JournalErrorCode; readonly detail: string }
+  | {
+      readonly kind: 'journal';
+      readonly code: JournalErrorCode;
+      readonly detail: string;
+      /** With `checkpoint-missing`; else empty. */
+      readonly missingRows: readonly MissingRow[];
+    }
   /** Another process owns the stream: this process must stop accepting increments and end. */
   | { readonly kind: 'fenced'; readonly detail: string };
 
@@ -106,6 +112,18 @@ export interface PendingRange {
   readonly throughLsn: Lsn | undefined;
   /** Undefined for a stream that was not read. */
   readonly increments: number | undefined;
+}
+
+/** A stream in a directory that had a row in `journal_checkpoints` and has none. */
+export interface MissingRow {
+  readonly stream: string;
+  /** DATA_DIR/journal/STREAM. */
+  readonly location: string;
+  /** What the journal holds. */
+  readonly firstLsn: Lsn;
+  readonly endLsn: Lsn;
+  /** Whether `journal_claims` still has the stream. */
+  readonly isClaimed: boolean;
 }
 
 /** An HTTP server, for the supervisor of the shards. */

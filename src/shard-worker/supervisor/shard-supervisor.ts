@@ -19,12 +19,14 @@ import { journalKinds } from '../../config/journal-kind.js';
 import { systemClock, type Clock } from '../../core/clock.js';
 import { CounterError, isJournalVerdict, StartError, type JournalErrorCode, reasonOf } from '../../core/errors.js';
 import type { Admission } from '../../core/increment.js';
+import { missingRowsSentence } from '../journal/missing-rows.js';
 import { closeBalance, STAT, statOf, statsRow } from '../protocol/stats.js';
 import {
   packKeys,
   type ControlMessage,
   type ControlRequest,
   type HttpServerLink,
+  type MissingRow,
   type PendingRange,
   type HotKey,
   type PendingAnswer,
@@ -88,6 +90,8 @@ interface Verdict {
   readonly detail: string;
   /** The journal prevents the start until an operator changes something. */
   readonly refusesStart: boolean;
+  /** Rows that the database has lost, if that is why. */
+  readonly missingRows: readonly MissingRow[];
 }
 
 /** One supervised shard. */
@@ -153,8 +157,8 @@ export class ShardSupervisor {
     for (let shard = 0; shard < this.#shards.length; shard += 1) this.#launch(shard);
     await this.#until(() => this.#shards.every((shard) => shard.state === 'serving' || refusesStart(shard)));
     this.#hasStarted = true;
-    const problems = this.#shards.flatMap(({ verdict }) => (verdict?.refusesStart === true ? verdict.detail : []));
-    if (problems.length > 0) throw new StartError([...new Set(problems)]);
+    const problems = problemsOf(this.#shards.flatMap(({ verdict }) => (verdict?.refusesStart === true ? verdict : [])));
+    if (problems.length > 0) throw new StartError(problems);
   }
 
   /** Whether the shards have read all of their journals, so that reads are exact. */
@@ -299,11 +303,11 @@ export class ShardSupervisor {
         shard.reported = message.detail;
         if (!RECOVERABLE.has(message.code)) {
           const isVerdict = !this.#hasStarted && isJournalVerdict(message.code);
-          shard.verdict = { detail: message.detail, refusesStart: isVerdict };
+          shard.verdict = { detail: message.detail, refusesStart: isVerdict, missingRows: message.missingRows };
         }
         break;
       case 'fenced':
-        shard.verdict = { detail: message.detail, refusesStart: false };
+        shard.verdict = { detail: message.detail, refusesStart: false, missingRows: [] };
         this.#options.events.admission(index, 'journal-unavailable');
         this.#options.events.fatal(message.detail);
     }
@@ -453,6 +457,13 @@ export class RestartBudget {
     this.#restarts = [...this.#restarts.filter((at) => at >= now - RESTART_WINDOW_MS), now];
     return this.#restarts.length <= RESTARTS_MAX;
   }
+}
+
+/** The problems of all shards, each once. An operator decides about missing rows of all shards together. */
+function problemsOf(verdicts: readonly Verdict[]): readonly string[] {
+  const missingRows = verdicts.flatMap((verdict) => verdict.missingRows);
+  const others = verdicts.filter((verdict) => verdict.missingRows.length === 0).map(({ detail }) => detail);
+  return [...new Set(others), ...(missingRows.length === 0 ? [] : [missingRowsSentence(missingRows)])];
 }
 
 function refusesStart({ verdict }: SupervisedShard): boolean {

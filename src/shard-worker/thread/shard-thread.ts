@@ -9,6 +9,7 @@ import { systemClock } from '../../core/clock.js';
 import { CounterError, JournalError } from '../../core/errors.js';
 import { Turns } from '../../core/turns.js';
 import { createLogger } from '../../core/logger.js';
+import { MissingRowsError } from '../journal/missing-rows.js';
 import { httpServerPort } from '../protocol/batch-ports.js';
 import { GroupCommit } from './group-commit.js';
 import { statsRow } from '../protocol/stats.js';
@@ -126,7 +127,10 @@ class ShardThread {
 
   #die(error: unknown): void {
     // An Error loses its class on the way to the main thread, so code and detail are sent first.
-    if (error instanceof JournalError) this.#tell({ kind: 'journal', code: error.code, detail: error.message });
+    if (error instanceof JournalError) {
+      const missingRows = error instanceof MissingRowsError ? error.rows : [];
+      this.#tell({ kind: 'journal', code: error.code, detail: error.message, missingRows });
+    }
     setImmediate(() => {
       throw error;
     });

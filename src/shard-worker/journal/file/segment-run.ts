@@ -49,10 +49,11 @@ export class SegmentRun {
   #databaseTime: DatabaseTime = 0;
   /** The records above the synced LSN; undefined where each append is synced. */
   readonly #unsynced: UnsyncedRecords | undefined;
-  /** The disk has refused a sync, and then a new segment for the unsynced records. */
-  #isStranded = false;
-  /** The active segment was no longer at its path when this was last checked. */
-  #isRemoved = false;
+  /**
+   * stranded: the disk has refused a sync, and then a new segment for the unsynced records. removed: the active segment was no
+   * longer at its path when that was last checked.
+   */
+  #trouble: 'stranded' | 'removed' | undefined;
 
   /**
    * A stream without segments. The first reservation of room creates its directory and first segment, with the ownership at
@@ -102,7 +103,7 @@ export class SegmentRun {
 
   /** Whether the active segment was removed or replaced. Its records are then in memory only. */
   get isRemoved(): boolean {
-    return this.#isRemoved;
+    return this.#trouble === 'removed';
   }
 
   /** Whether the stream has a segment. */
@@ -143,11 +144,14 @@ export class SegmentRun {
   requireInPlace(): void {
     const active = this.#active;
     // A sealed segment may have been replaced by its successor, by an attempt that failed later.
-    this.#isRemoved = active !== undefined && !active.sealed && !orUnavailable(active.path, () => active.isInPlace);
-    if (!this.#isRemoved) return;
+    if (active === undefined || active.sealed || orUnavailable(active.path, () => active.isInPlace)) {
+      if (this.isRemoved) this.#trouble = undefined;
+      return;
+    }
+    this.#trouble = 'removed';
     throw new JournalError(
       'journal-unavailable',
-      `${active?.path} was removed or replaced while this server wrote to it; put it back, or restart the server once all ` +
+      `${active.path} was removed or replaced while this server wrote to it; put it back, or restart the server once all ` +
         'that it acknowledged is in PostgreSQL.',
     );
   }
@@ -157,7 +161,7 @@ export class SegmentRun {
    * before.
    */
   reserve(bytes: number): void {
-    if (this.#isRemoved) this.requireInPlace();
+    if (this.isRemoved) this.requireInPlace();
     const rotate = this.#needsSuccessor(bytes);
     const active = this.#active;
     try {
@@ -306,16 +310,16 @@ export class SegmentRun {
     try {
       this.#continueInSuccessor(old, bytes);
     } catch (error) {
-      if (!this.#isStranded) {
+      if (this.#trouble !== 'stranded') {
         const what =
           'A sync of the journal failed, and the disk refuses a new segment; keeping the records in memory until it ' +
           'takes them or they are in PostgreSQL';
         this.#options.warn?.({ ...facts, err: error }, what);
       }
-      this.#isStranded = true;
+      this.#trouble = 'stranded';
       throw error;
     }
-    this.#isStranded = false;
+    this.#trouble = undefined;
     this.#options.warn?.(facts, 'A sync of the journal failed; its records are in a new segment now, and none is lost');
   }
 

@@ -80,7 +80,7 @@ export function requireWhole(disk: Disk, directory: string, scan: StreamScan, ch
     'journal-gap',
     `The database has this stream up to LSN ${checkpoint}, but ${directory} no longer holds LSN ${ranges}. ` +
       `Was the database restored? If these records are lost, accept that with ` +
-      `${journalCommand('accept', directory, basename(directory), checkpoint)}.`,
+      `${journalCommand('accept', [{ stream: basename(directory), location: directory, above: checkpoint }])}.`,
   );
 }
 

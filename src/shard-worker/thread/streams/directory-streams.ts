@@ -17,7 +17,8 @@ import { Episode } from '../../../core/episode.js';
 import { CounterError, JournalError } from '../../../core/errors.js';
 import type { DatabaseProblem } from '../../../db/database-problem.js';
 import type { FoundStream, Journal, JournalStreams, RecordBytes } from '../../journal/journal.js';
-import type { HandedOverStream, PendingRange, SeenCheckpoints } from '../../protocol/control-messages.js';
+import { MissingRowsError } from '../../journal/missing-rows.js';
+import type { HandedOverStream, MissingRow, PendingRange, SeenCheckpoints } from '../../protocol/control-messages.js';
 import { STAT } from '../../protocol/stats.js';
 import { isDatabaseUnavailable } from '../flush/shard-database.js';
 import { PendingSums } from '../pending-sums.js';
@@ -176,6 +177,7 @@ export class DirectoryStreams implements ShardStreams {
       for (const found of rest) await this.#registerFound(found);
       this.#serve(rest);
     } catch (error) {
+      if (error instanceof MissingRowsError) throw await this.#withAllMissing(error);
       if (!isDatabaseUnavailable(error)) throw error;
       // The main thread reports it once for all shards.
       log('debug', { err: error }, 'PostgreSQL unavailable; buffering increments in a new stream of the journal');
@@ -183,6 +185,25 @@ export class DirectoryStreams implements ShardStreams {
       this.#own = this.#begin(coverOf(journals, own));
       this.#serve(own === undefined ? orphaned : [own, ...orphaned], error);
     }
+  }
+
+  /** The same of all streams, so that an operator decides once. */
+  async #withAllMissing({ rows }: MissingRowsError): Promise<MissingRowsError> {
+    const { journals } = this.#deps;
+    const { own, orphaned } = journals.existing();
+    const others: MissingRow[] = [];
+    for (const { stream } of own === undefined ? orphaned : [own, ...orphaned]) {
+      if (rows.some((row) => row.stream === stream)) continue;
+      try {
+        const journal = journals.open(stream);
+        others.push(...(await this.#taker.findMissing(journal)));
+        journal.close();
+      } catch (error) {
+        // A later start says it.
+        if (!isDatabaseUnavailable(error) && !(error instanceof JournalError)) throw error;
+      }
+    }
+    return new MissingRowsError([...rows, ...others]);
   }
 
   open(): Promise<void> | undefined {

@@ -22,6 +22,8 @@ import { CounterError, JournalError } from '../../../core/errors.js';
 import type { Journal } from '../../journal/journal.js';
 import { journalCommand } from '../../journal/journal-command.js';
 import { ownershipOf, withClaim, type KeptClaim, type Ownership } from '../../journal/ownership-claim.js';
+import { MissingRowsError } from '../../journal/missing-rows.js';
+import type { MissingRow } from '../../protocol/control-messages.js';
 import type { LockedStream, ShardDatabase, StreamRow, TakenRow, Taking } from '../flush/shard-database.js';
 import type { ShardLog } from './owned-stream.js';
 
@@ -51,7 +53,7 @@ export class StreamTaker {
    *
    * - with JournalError `journal-copied` if another copy of the journal has owned the stream since and this one holds records
    *   that the other lacks, or if that is unknown;
-   * - with JournalError `checkpoint-missing` if the stream had a row and has none;
+   * - with MissingRowsError, `checkpoint-missing`, if the stream had a row and has none;
    * - with JournalError `journal-unavailable` or `journal-corrupt` as the journal does;
    * - with CounterError `database-unavailable`; the stream may be taken.
    */
@@ -75,6 +77,20 @@ export class StreamTaker {
       'database-unavailable',
       `The row of stream ${stream} cannot be made: another process keeps making it, or a trigger or a policy drops it.`,
     );
+  }
+
+  /** The row of the stream, if {@link take} would miss it. Changes nothing. */
+  async findMissing(journal: Journal): Promise<readonly MissingRow[]> {
+    const { database } = this.#deps;
+    if ((await database.readBack(journal.stream)) !== undefined) return [];
+    const isClaimed = (await database.readClaims(journal.stream)).length > 0;
+    try {
+      startOf(journal, isClaimed, journal.ownership().claims, journal.findEnd());
+      return [];
+    } catch (error) {
+      if (error instanceof MissingRowsError) return error.rows;
+      throw error;
+    }
   }
 
   /** The id of the next claim, durable in the directory. */
@@ -113,7 +129,7 @@ export class StreamTaker {
 /** What to record when the stream is taken. Throws if the directory must not go on. */
 function takingOf(journal: Journal, found: LockedStream, end: Lsn, id: string): Taking {
   const claims = journal.ownership().claims.filter((claim) => claim.id !== id);
-  const lsn = found.row === undefined ? startOf(journal, found, claims, end) : found.lsn;
+  const lsn = found.row === undefined ? startOf(journal, found.claims.length > 0, claims, end) : found.lsn;
   const owner = ownershipOf(claims, { ...found, lsn });
   requireOwner(journal, owner, end);
   // This database has nothing of a lost claim above the current checkpoint. With its old end the claim would seem to cover
@@ -123,26 +139,13 @@ function takingOf(journal: Journal, found: LockedStream, end: Lsn, id: string): 
 }
 
 /** The LSN of a new row: 0 if there never was one, or the LSN that an operator accepted. */
-function startOf(journal: Journal, found: LockedStream, claims: readonly KeptClaim[], end: Lsn): Lsn {
+function startOf(journal: Journal, isClaimed: boolean, claims: readonly KeptClaim[], end: Lsn): Lsn {
   const { stream, location, firstLsn } = journal;
   const wasNoted = claims.some(({ epoch }) => epoch !== undefined);
   if (!wasNoted && firstLsn === 1) return 0;
   const accepted = journal.acceptedCheckpoint();
   if (accepted !== undefined && accepted >= firstLsn - 1) return accepted;
-  const accept = (above: Lsn | 'LSN'): string => journalCommand('accept', location, stream, above);
-  const what =
-    found.claims.length > 0
-      ? `the table journal_claims still knows the stream, so the row was deleted, or a row-level policy hides it`
-      : `the table journal_claims does not know the stream either, so the database is in an earlier state (a backup, or a ` +
-        'failover), or both were deleted';
-  const choices =
-    (firstLsn === 1 ? `${accept(0)} if nothing of it is counted, or ` : '') +
-    `${accept('LSN')} with the last LSN that is counted${firstLsn === 1 ? '' : `, ${firstLsn - 1} or higher`}`;
-  throw new JournalError(
-    'checkpoint-missing',
-    `The database has no row of stream ${stream} in journal_checkpoints, but had one: ${what}. The journal holds LSN ` +
-      `${firstLsn} to ${end}, and which of them are counted is unknown. Nothing was changed. Run ${choices}; then start again.`,
-  );
+  throw new MissingRowsError([{ stream, location, firstLsn, endLsn: end, isClaimed }]);
 }
 
 function requireOwner(journal: Journal, owner: Ownership, end: Lsn): void {
@@ -154,7 +157,7 @@ function copied({ stream, location }: Journal, shared: Lsn, end: Lsn): JournalEr
   return new JournalError(
     'journal-copied',
     `Another copy of this data directory has owned stream ${stream} since ${location} did, and LSN ${shared + 1} to ` +
-      `${end} are here only: ${journalCommand('rebind', location, stream, shared)} moves them to a stream of ` +
+      `${end} are here only: ${journalCommand('rebind', [{ stream, location, above: shared }])} moves them to a stream of ` +
       'their own.',
   );
 }
@@ -164,6 +167,6 @@ function unknownOwner({ stream, location }: Journal, end: Lsn): JournalError {
     'journal-copied',
     `The table journal_claims no longer shows who has owned stream ${stream} since ${location} did: its rows were deleted, or ` +
       `there were too many owners. So it is unknown which of LSN 1 to ${end} are here only. Compare ` +
-      `${journalCommand('dump', location, stream)} with the sums, then move the directory away.`,
+      `${journalCommand('dump', [{ stream, location }])} with the sums, then move the directory away.`,
   );
 }
