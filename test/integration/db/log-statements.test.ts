@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { afterEach, describe, test } from 'node:test';
+import { systemClock } from '#product/core/clock.js';
 import { Turns } from '#product/core/turns.js';
 import { parseDatabaseUrl } from '#product/db/connection.js';
 import { PRUNE_LOG, PRUNE_LOG_TOMBSTONES } from '#product/db/log-statements.js';
@@ -52,6 +53,12 @@ describe('The increment log in PostgreSQL', () => {
   async function checkpointTo(stream: string, lsn: number): Promise<void> {
     await database.query('update journal_checkpoints set lsn = $2 where stream = $1', stream, lsn);
   }
+
+  test('only a stream that this thread has begun or adopted can be written', () => {
+    const begun = { stream: randomUUID(), lsn: 0, epoch: 1, coveredFrom: 0, time: 0, isRegistered: true };
+    const deps = { clock: systemClock, doubtMaxMs: 1000, unavailable: () => undefined };
+    assert.throws(() => logOf().makeWriter(begun, deps), TypeError);
+  });
 
   test('an append writes the next record, does not write a present record again, and refuses a gap', async () => {
     const log = logOf();
