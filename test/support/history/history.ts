@@ -173,7 +173,7 @@ export class History {
 
   /** A read between two states of a database that goes back sees the older one, and explains nothing. */
   forgetReads(): void {
-    this.operations = this.operations.filter(({ kind }) => kind !== 'read');
+    this.operations = this.operations.filter(({ kind }) => kind !== 'read' && kind !== 'watch');
   }
 
   #begin(

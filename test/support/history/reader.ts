@@ -1,5 +1,6 @@
-/** A client that reads, flushes and deletes while a load counts. It writes down what it asked and what it was told. */
+/** A client that reads, watches, flushes and deletes while a load counts. It writes down what it asked and what it was told. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { EventReader } from '../event-reader.js';
 import { send, type Answer } from '../http.js';
 import type { Random } from '../random.js';
 import type { Deletion, Flush, History, Shown } from './history.js';
@@ -15,6 +16,7 @@ export interface ReaderOptions {
 
 const READ_REST_MS = 5;
 const CHANGE_REST_MS = 500;
+const WATCH_MS = 3000;
 const DELETE_ATTEMPTS_MAX = 3;
 
 /** Asks one server until `end`; waits for the last answers. */
@@ -30,7 +32,11 @@ export async function readWhile({ history, url, random, isIngest }: ReaderOption
     return deleteCounter(history, url, random.integer(2) === 0 ? `delete/${random.next()}` : undefined);
   };
   // A deletion may take long; reads go on beside it.
-  await Promise.all([repeat(() => readCounter(history, url, isIngest), READ_REST_MS), repeat(change, CHANGE_REST_MS)]);
+  await Promise.all([
+    repeat(() => readCounter(history, url, isIngest), READ_REST_MS),
+    repeat(() => watchCounter(history, url, isIngest, end), READ_REST_MS),
+    repeat(change, CHANGE_REST_MS),
+  ]);
 }
 
 /** Reads some key. Only an answer counts, and only if the same server listens before and after it. */
@@ -41,6 +47,23 @@ export async function readCounter(history: History, url: string, isIngest = fals
   if (answer === undefined || (answer.status !== 200 && answer.status !== 404)) return;
   if (history.ask(url).server !== asked.server) return;
   history.operations.push({ kind: 'read', key, ...asked, answeredAt: performance.now(), ...shownBy(answer, isIngest) });
+}
+
+/** Watches some key for a while. What came counts if the same server listens before and after it. */
+async function watchCounter(history: History, url: string, isIngest = false, end: AbortSignal): Promise<void> {
+  const key = history.readableKey();
+  const asked = history.ask(url);
+  const reader = await EventReader.open(url, `/watch?key=${encodeURIComponent(key)}`).catch(() => undefined);
+  if (reader === undefined) return;
+  await sleep(WATCH_MS, undefined, { signal: end }).catch(() => undefined);
+  const events = reader.events.map(({ data, atMs }) => ({
+    at: atMs,
+    ...shownBy({ status: 200, body: data }, isIngest),
+  }));
+  reader.close();
+  if (history.ask(url).server !== asked.server) return;
+  const answeredAt = performance.now();
+  history.operations.push({ kind: 'watch', key, ...asked, answeredAt, events, isTimely: false });
 }
 
 async function flush(history: History, url: string): Promise<void> {
@@ -68,13 +91,14 @@ async function deleteCounter(history: History, url: string, idempotencyKey: stri
   }
 }
 
-function shownBy(answer: Answer, isIngest: boolean): Shown {
-  if (answer.status === 404) return isIngest ? { committed: null } : { sum: null, committed: null };
+function shownBy(answer: Pick<Answer, 'status' | 'body'>, isIngest: boolean): Shown {
+  if (answer.status === 404 || answer.body.includes('"sum":null'))
+    return isIngest ? { committed: null } : { sum: null, committed: null };
   const committed = numberIn(answer, 'committed');
   return isIngest ? { committed } : { sum: numberIn(answer, 'sum'), committed, pending: numberIn(answer, 'pending') };
 }
 
 /** An integer literal of any length. */
-function numberIn({ body }: Answer, member: string): bigint {
+function numberIn({ body }: Pick<Answer, 'body'>, member: string): bigint {
   return BigInt(new RegExp(`"${member}":(-?\\d+)`).exec(body)?.[1] ?? `no ${member} in ${body}`);
 }
