@@ -53,6 +53,7 @@ export class ServerProcess {
   readonly #availability: DatabaseAvailability;
   readonly #database: ServerDatabase;
   readonly #httpServers: HttpServers;
+  readonly #regularLog: RegularLog;
   readonly #steps: StartSteps;
   readonly #reload: Reload;
   #state: 'starting' | 'serving' | 'stopping' | 'ended' = 'starting';
@@ -116,6 +117,7 @@ export class ServerProcess {
     this.#availability = availability;
     this.#database = database;
     this.#httpServers = httpServers;
+    this.#regularLog = regularLog;
     this.#elsewhere = { ofShards: { nats: undefined, sqs: undefined }, bodyBytesMax: config.bodyBytesMax };
     this.#steps = new StartSteps(this.#startSteps(operations, uws, [connectionLimit, regularLog, dashboard]), logger);
     this.#reload = new Reload({ config, logger, apply: (reloaded) => httpServers.reload(reloaded) });
@@ -312,8 +314,9 @@ export class ServerProcess {
     await this.#httpServers.drain();
     const left = (await this.#supervisor?.drain()) ?? [];
     const { journal, role, shards } = this.#config;
-    // An outage that is not logged yet comes before the report.
+    // What is not logged yet comes before the report, which is the last line.
     this.#availability.say();
+    this.#regularLog.close();
     return reportStop({
       journal,
       role,

@@ -43,6 +43,8 @@ testNode(
     await load.stop();
     // Commits everything, and exits with 0.
     assert.deepEqual(await server.stop(), { code: 0, signal: null }, server.output);
+    assert.match(server.output, /"Stopping while refusing increments/);
+    assert.match(String(server.log.at(-1)?.['msg']), /^Everything that was acknowledged is committed/);
     const next = await node.start();
     await node.load().acknowledgements(50);
     await node.finish(next);
