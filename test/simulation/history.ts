@@ -4,6 +4,7 @@
  */
 import { JournalError } from '#product/core/errors.js';
 import { MissingRowsError } from '#product/shard-worker/journal/missing-rows.js';
+import type { Disk } from '#product/shard-worker/journal/file/disk.js';
 import { acceptCheckpoint, acceptGaps } from '#product/shard-worker/journal/file/stream-files.js';
 import { findSegments, scanStream } from '#product/shard-worker/journal/file/stream-scan.js';
 import { rebindStream } from '#product/shard-worker/journal/file/stream-rebind.js';
@@ -184,6 +185,10 @@ class History extends RandomHistory {
     const [, stream = '', above = ''] =
       /journal -- rebind --stream (\S+) --above (\d+) --data-dir \/data`/.exec(reason.message) ?? [];
     const disk = storage.diskOf(() => undefined);
+    if (stream === '') {
+      this.#moveAway(disk, reason);
+      return true;
+    }
     const { scheduler } = this.world;
     const clock = clockOf(scheduler, this.life);
     const newStreamId = (): string => this.world.uuid();
@@ -204,6 +209,14 @@ class History extends RandomHistory {
       () => `${records} records of ${stream} above ${above} on the directory of ${name} get a stream of their own`,
     );
     return true;
+  }
+
+  /** The action of an operator who cannot know what of a stream is counted, and gives it up. */
+  #moveAway(disk: Disk, { message }: JournalError): void {
+    const [, stream = ''] = /who has owned stream (\S+) since/.exec(message) ?? [];
+    this.world.circumstances.tooLate = true;
+    disk.rename(`/data/journal/${stream}`, `/data/journal/${stream}.away`);
+    this.world.note(() => `an operator moves ${stream} away`);
   }
 
   /**
