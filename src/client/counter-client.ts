@@ -153,8 +153,12 @@ export class CounterClient {
     const request = { method: 'DELETE', path: `/counters?key=${encodeURIComponent(key)}`, headers } as const;
     const lastSum = (answer: Answer): bigint | undefined => sumOf(answer, /"sum":\s*(-?\d+)/);
     const outcome = await this.#retries.until(() => this.#exchange.send(request, lastSum, signal), signal);
-    if (outcome.failure !== undefined) throw outcome.failure;
-    return outcome.result;
+    if (outcome.failure === undefined) return outcome.result;
+    const { failure, counted } = outcome;
+    if (counted === failure.counted) throw failure;
+    // An earlier attempt may have deleted it.
+    const { code, message, status, retryable, retryAfterMs } = failure;
+    throw new CounterClientError(code, message, { status, retryable, retryAfterMs, counted, cause: failure });
   }
 
   /** What the client holds now, and what it has met. */

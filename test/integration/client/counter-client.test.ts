@@ -87,6 +87,28 @@ describe('the client and a server', () => {
     await client.close();
   });
 
+  test('a delete that is given up after a lost answer says that the counter may be deleted', async () => {
+    let attempts = 0;
+    const losing: typeof fetch = async (input, init) => {
+      attempts += 1;
+      if (attempts > 1) {
+        const problem = { code: 'draining', detail: 'draining', counted: 'no', retryable: true, status: 503 };
+        const headers = { 'content-type': 'application/problem+json' };
+        return new Response(JSON.stringify(problem), { status: 503, headers });
+      }
+      const answer = await fetch(input, init);
+      await answer.text();
+      throw new TypeError('the answer was lost');
+    };
+    const writer = new CounterClient({ url: node.url });
+    writer.increment('given up', 1);
+    await writer.close();
+    const client = new CounterClient({ url: node.url, fetch: losing, retryBaseMs: 1, retryForMsMax: 50 });
+    await assert.rejects(client.delete('given up'), { code: 'draining', counted: 'unknown' });
+    assert.ok(attempts > 1);
+    assert.equal(await writer.get('given up'), undefined);
+  });
+
   test('the client reads exact sums of any key', async () => {
     const client = new CounterClient({ url: `${node.url}/` });
     const largest = Number.MAX_SAFE_INTEGER;
