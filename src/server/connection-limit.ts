@@ -14,6 +14,8 @@
  */
 import { closeSync, openSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
+import { systemClock } from '../core/clock.js';
+import { Episode } from '../core/episode.js';
 import { reasonOf, systemErrorCode } from '../core/errors.js';
 import type { Logger } from '../core/logger.js';
 
@@ -24,8 +26,6 @@ const CHECK_NEAR_MS = 50;
 const COUNT_COST_FACTOR = 20;
 /** Most descriptors kept in reserve. */
 const PLACEHOLDERS_MAX = 1_000;
-/** How often a reached limit is logged. */
-const LOG_MS = 60_000;
 /** The episode ends after this long below the limit. */
 const CALM_MS = 5_000;
 
@@ -55,10 +55,8 @@ export class ConnectionLimit {
   #timer: NodeJS.Timeout | undefined;
   /** The last count failed, as logged. */
   #isUncounted = false;
-  /** When the limit was first reached, on the monotonic clock; undefined without a current episode. */
-  #reachedAtMs: number | undefined;
+  readonly #reached = new Episode(systemClock);
   #lastFullMs = 0;
-  #loggedAtMs = 0;
 
   constructor(options: ConnectionLimitOptions) {
     this.#options = options;
@@ -130,13 +128,12 @@ export class ConnectionLimit {
     }
     // At each count, for HTTP threads that have started since.
     this.#options.setAccepting(false);
-    if (this.#reachedAtMs === undefined) {
-      this.#reachedAtMs = nowMs;
-      this.#log(connections, nowMs, 'is reached; new connections are closed until others end');
-    } else if (nowMs - this.#loggedAtMs >= LOG_MS) {
-      const seconds = Math.round((nowMs - this.#reachedAtMs) / 1000);
-      this.#log(connections, nowMs, `has been reached for ${seconds} s; new connections are closed until others end`);
-    }
+    const line = this.#reached.notice();
+    if (line === undefined) return;
+    const event = line.kind === 'begins' ? 'is reached' : `has been reached for ${line.seconds} s`;
+    // Without a free descriptor, connections cannot be counted.
+    const fields = Number.isFinite(connections) ? { connections } : {};
+    this.#options.logger.warn(fields, `${this.#name} ${event}; new connections are closed until others end`);
   }
 
   #accept(connections: number, nowMs: number): void {
@@ -144,11 +141,9 @@ export class ConnectionLimit {
       this.#state = 'accepting';
       this.#takePlaceholders();
       this.#options.setAccepting(true);
-    } else if (this.#reachedAtMs !== undefined && nowMs - this.#lastFullMs >= CALM_MS) {
-      const seconds = Math.round((this.#lastFullMs - this.#reachedAtMs) / 1000);
-      this.#reachedAtMs = undefined;
+    } else if (this.#reached.isOn && nowMs - this.#lastFullMs >= CALM_MS) {
       this.#options.logger.info(
-        { connections: Math.max(0, connections), seconds },
+        { connections: Math.max(0, connections), seconds: this.#reached.end()?.seconds },
         `${this.#name} is no longer reached; new connections are accepted`,
       );
     }
@@ -166,13 +161,6 @@ export class ConnectionLimit {
       this.#options.setAccepting(true);
     }
     this.#schedule(CHECK_MS);
-  }
-
-  #log(connections: number, nowMs: number, event: string): void {
-    this.#loggedAtMs = nowMs;
-    // Without a free descriptor, connections cannot be counted.
-    const fields = Number.isFinite(connections) ? { connections } : {};
-    this.#options.logger.warn(fields, `${this.#name} ${event}`);
   }
 
   #takePlaceholders(): void {
