@@ -11,8 +11,13 @@ const PART_MS = 250;
 const PARTS_MAX = 8192;
 /** Flushed parts that are kept, for five minutes, because a failover may undo their flush. */
 const FLUSHED_PARTS_MAX = 1200;
+/** Latest records that are counted one by one, some 8 MB. A failover goes back over seconds. */
+const RECORDS_MAX = 1_000_000;
 
-/** Increments of records above an LSN, rounded up to whole parts; 0 only where no such record has increments. */
+/**
+ * Increments of records above an LSN. Exact within the last {@link RECORDS_MAX} records; before them rounded up to whole parts, and
+ * 0 only where no such record has increments.
+ */
 export interface IncrementsAfter {
   /** Above the last known checkpoint. */
   readonly pending: number;
@@ -22,6 +27,7 @@ export interface IncrementsAfter {
 
 /** Consecutive records. */
 interface BacklogPart {
+  readonly firstLsn: Lsn;
   lastLsn: Lsn;
   /** Of the last record with increments; 0: there is none. */
   lastFilledLsn: Lsn;
@@ -29,6 +35,8 @@ interface BacklogPart {
   readonly beganAtMs: number;
   bytes: number;
   increments: number;
+  /** Of each record from the first LSN on; undefined where only the sum is known. */
+  ofRecords: number[] | undefined;
 }
 
 /** The unflushed records of one writer. */
@@ -65,11 +73,23 @@ export class StreamBacklog {
       part.lastFilledLsn = Math.max(part.lastFilledLsn, lastFilledLsn);
       part.bytes += bytes;
       part.increments += increments;
+      // A journal may skip LSNs.
+      if (part.ofRecords !== undefined) part.ofRecords[lsn - part.firstLsn] = increments;
       return;
     }
     const acceptedAtMs = readUint64(view, RECORD_OFFSET.acceptedAt);
-    this.#parts.push({ lastLsn: lsn, lastFilledLsn, acceptedAtMs, beganAtMs: nowMs, bytes, increments });
+    const times = { acceptedAtMs, beganAtMs: nowMs };
+    this.#parts.push({
+      firstLsn: lsn,
+      lastLsn: lsn,
+      lastFilledLsn,
+      ...times,
+      bytes,
+      increments,
+      ofRecords: [increments],
+    });
     if (this.#parts.length > PARTS_MAX) this.#join();
+    this.#forgetRecords();
   }
 
   /** The checkpoint is at `lsn`. */
@@ -85,6 +105,19 @@ export class StreamBacklog {
     if (this.#flushed.length > FLUSHED_PARTS_MAX) this.#flushed.splice(0, this.#flushed.length - FLUSHED_PARTS_MAX);
   }
 
+  /** Keeps only sums before the latest records. */
+  #forgetRecords(): void {
+    let records = 0;
+    for (const parts of [this.#parts, this.#flushed]) {
+      for (let at = parts.length - 1; at >= 0; at -= 1) {
+        const part = parts[at] as BacklogPart;
+        if (part.ofRecords === undefined) continue;
+        records += part.ofRecords.length;
+        if (records > RECORDS_MAX) part.ofRecords = undefined;
+      }
+    }
+  }
+
   #join(): void {
     const joined: BacklogPart[] = [];
     for (const [index, part] of this.#parts.entries()) {
@@ -97,11 +130,16 @@ export class StreamBacklog {
       before.lastFilledLsn = Math.max(before.lastFilledLsn, part.lastFilledLsn);
       before.bytes += part.bytes;
       before.increments += part.increments;
+      before.ofRecords = undefined;
     }
     this.#parts = joined;
   }
 }
 
 function incrementsOf(parts: readonly BacklogPart[], lsn: Lsn): number {
-  return parts.reduce((total, { lastFilledLsn, increments }) => total + (lastFilledLsn > lsn ? increments : 0), 0);
+  return parts.reduce((total, { firstLsn, lastFilledLsn, increments, ofRecords }) => {
+    if (lastFilledLsn <= lsn) return total;
+    if (firstLsn > lsn || ofRecords === undefined) return total + increments;
+    return ofRecords.slice(lsn + 1 - firstLsn).reduce((sum, each) => sum + each, total);
+  }, 0);
 }
