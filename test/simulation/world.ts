@@ -109,6 +109,8 @@ export class World {
   readonly trace: string[] | undefined;
   /** When a whole stream was last deleted. */
   streamGoneAt = 0;
+  /** Streams of which a flushed record was never deleted from the queue. */
+  readonly #committedAndExpired = new Set<string>();
   readonly #acknowledgedLsn = new Map<string, number>();
   #atRisk: AtRisk[] = [];
   /** Those whose increments were committed when they were lost, and those that may be missing. */
@@ -530,7 +532,10 @@ export class World {
     const { group: stream } = message;
     const { firstLsn, lastLsn, previousLsn } = recordsOf(message);
     const row = this.database.tables.checkpoints.get(stream);
-    if (row !== undefined && lastLsn <= row.lsn) return;
+    if (row !== undefined && lastLsn <= row.lsn) {
+      this.#committedAndExpired.add(stream);
+      return;
+    }
     const { broken } = this.queued;
     if (row !== undefined && previousLsn > row.lsn && !broken.has(stream))
       this.violate(
@@ -540,13 +545,14 @@ export class World {
     this.queued.putAtRisk(stream, firstLsn - 1, lastLsn);
   }
 
-  /** A stream whose last record is flushed does not wait 15 days for its end. */
+  /** A stream whose last record is flushed does not wait 15 days for its end, unless the queue has expired that record. */
   #expired(stream: string): void {
     const { queue, queued, database } = this;
     this.note(() => `the pruner retires ${stream}`);
     this.onExpired(stream);
     if (queue === undefined || (database.tables.checkpoints.get(stream)?.lsn ?? 0) < queued.closeLsn(stream)) return;
     if (this.circumstances.databaseChanged || queue.messages.some(({ group }) => group === stream)) return;
+    if (this.#committedAndExpired.has(stream)) return;
     this.violate(new Violation(`${stream} has ended, and is retired after 15 days`));
   }
 
