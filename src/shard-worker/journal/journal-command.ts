@@ -5,8 +5,8 @@ import { dirname, resolve } from 'node:path';
 import type { Lsn } from '../../core/checkpoint.js';
 
 /**
- * A command for streams of one directory, in backticks. It names the data directory unless that is the default, which `npm run journal` takes. `location`:
- * DATA_DIR/journal/STREAM. `above` is the word LSN where only the operator knows it.
+ * A command for streams of one directory, in backticks. It names the data directory unless that is the default, which
+ * `npm run journal` takes. `location`: DATA_DIR/journal/STREAM. `above` is the word LSN where only the operator knows it.
  */
 export function journalCommand(
   command: string,
