@@ -4,7 +4,8 @@
  *
  * ```text
  * journal, role                      writes                                      flushes
- * memory, file                       a stream of its own, here only              that one, and orphaned ones of earlier runs
+ * memory                             a stream of its own, here only              that one
+ * file                               a stream of its own, here only              that one, and orphaned ones of earlier runs
  * postgres, nats; serve              a stream that others can read               that one, and streams of others
  * postgres, nats, sqs; ingest        such a stream                               none
  * postgres, nats; roll-up            none                                        streams of others
