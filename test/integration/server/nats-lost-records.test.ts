@@ -138,7 +138,8 @@ describe('what is left in NATS', { skip: natsServerMissing() }, () => {
     await server.waitFor('Journal in NATS unavailable; refusing increments');
     const next = own(t, await start());
     await countAgain(server, 'after the store');
-    assertCreated(await increment(next.url, { 'at the next': 1 }));
+    // On a busy machine it may still begin its stream.
+    await countAgain(next, 'at the next');
     assert.equal((await next.stop()).code, 0);
     assert.equal((await server.stop()).code, 0);
     assert.deepEqual(await sumsOf('in the database', 'refused', 'after the store', 'at the next'), [5, 0, 1, 1]);
