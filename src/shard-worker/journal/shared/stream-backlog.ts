@@ -11,8 +11,11 @@ const PART_MS = 250;
 const PARTS_MAX = 8192;
 /** Flushed parts that are kept, for five minutes, because a failover may undo their flush. */
 const FLUSHED_PARTS_MAX = 1200;
-/** Latest records that are counted one by one, some 8 MB. A failover goes back over seconds. */
-const RECORDS_MAX = 1_000_000;
+/**
+ * Latest records that are counted one by one, 0.8 MB. A failover goes back over seconds, and hundreds of left writers may wait for
+ * the fates of their streams.
+ */
+const RECORDS_MAX = 100_000;
 
 /**
  * Increments of records above an LSN. Exact within the last {@link RECORDS_MAX} records; before them rounded up to whole parts, and
