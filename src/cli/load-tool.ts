@@ -10,6 +10,7 @@ import { reasonOf, StartError } from '../core/errors.js';
 import { exitCodeOf } from './command-exit.js';
 import { CounterReader, ReadError } from './load/counter-reader.js';
 import { IncrementRequests } from './load/increment-requests.js';
+import { LoadHistory } from './load/load-history.js';
 import { loadHelp, parseLoadOptions, TOKEN_VARIABLE, type LoadOptions } from './load/load-options.js';
 import { LoadProgress } from './load/load-progress.js';
 import { reportJson, reportText, type LoadResult } from './load/load-report.js';
@@ -28,14 +29,16 @@ async function run(argv: readonly string[]): Promise<number> {
     process.stdout.write(loadHelp);
     return 0;
   }
-  const reader = new CounterReader(options);
+  const history = options.historyFile === undefined ? undefined : new LoadHistory(options.historyFile);
+  const reader = new CounterReader(options, history);
   const requests = new IncrementRequests(options);
   const before = await sumsBefore(options, reader, requests);
   const outcomes = new Outcomes(options.distribution.count);
   const progress = new LoadProgress(outcomes, options.durationSeconds, process.stderr);
-  const times = await runLoad(options, requests, outcomes, stopSignal());
+  const times = await runLoad(options, requests, outcomes, history, stopSignal());
   progress.say('Reading the sums.');
   const verdict = await judge({ reader, requests, outcomes, before }, options.waitSeconds * 1000);
+  history?.close();
   const result: LoadResult = { options, outcomes, times, verdict };
   process.stdout.write(options.isJson ? reportJson(result) : reportText(result));
   if (verdict.kind !== 'arrived') return 1;

@@ -51,14 +51,23 @@ export class LoadCommand {
   }
 
   /** The exit code and the document of `--json`. */
-  async report(): Promise<{ readonly code: number | null; readonly report: LoadReport }> {
-    const { code, out, err } = await this.ended;
-    try {
-      // The tests compare its members with what they expect.
-      return { code, report: JSON.parse(out) as LoadReport };
-    } catch (error) {
-      throw new Error(`no report, exit code ${String(code)}: ${out}${err}`, { cause: error });
-    }
+  async report(): Promise<EndWithReport> {
+    return reportOf(await this.ended);
+  }
+}
+
+/** The exit code and the document of `--json`. */
+interface EndWithReport {
+  readonly code: number | null;
+  readonly report: LoadReport;
+}
+
+export function reportOf({ code, out, err }: LoadEnd): EndWithReport {
+  try {
+    // The tests compare its members with what they expect.
+    return { code, report: JSON.parse(out) as LoadReport };
+  } catch (error) {
+    throw new Error(`no report, exit code ${String(code)}: ${out}${err}`, { cause: error });
   }
 }
 

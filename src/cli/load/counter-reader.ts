@@ -2,6 +2,7 @@
  * Reads and deletes counters of a server over HTTP. Main thread of a command.
  */
 import { reasonsOf } from '../../core/errors.js';
+import type { LoadHistory } from './load-history.js';
 import type { LoadOptions } from './load-options.js';
 import { problemOf } from './outcomes.js';
 
@@ -29,9 +30,12 @@ const READ_TIMEOUT_MS = 10_000;
 export class CounterReader {
   readonly #url: string;
   readonly #headers: Readonly<Record<string, string>>;
+  readonly #history: LoadHistory | undefined;
 
-  constructor({ url, token }: Pick<LoadOptions, 'url' | 'token'>) {
+  /** Reads are written to `history`. */
+  constructor({ url, token }: Pick<LoadOptions, 'url' | 'token'>, history?: LoadHistory) {
     this.#url = url;
+    this.#history = history;
     this.#headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
   }
 
@@ -41,9 +45,13 @@ export class CounterReader {
    */
   async read(keys: Iterable<string>, onSum: (key: string, sum: bigint | undefined) => void): Promise<void> {
     await inParallel(queriesOf(keys), async ({ query, keys: asked }) => {
+      const askedAt = performance.now();
       const sums = await this.#sums(query, asked.length);
       // There is a sum for each key.
-      asked.forEach((key, index) => onSum(key, sums[index]));
+      asked.forEach((key, index) => {
+        this.#history?.read(key, sums[index], askedAt);
+        onSum(key, sums[index]);
+      });
     });
   }
 

@@ -17,6 +17,7 @@ import { TLSSocket } from 'node:tls';
 import type autocannon from 'autocannon';
 import { reasonOf } from '../../core/errors.js';
 import type { IncrementRequest, IncrementRequests } from './increment-requests.js';
+import type { LoadHistory } from './load-history.js';
 import { meaningOf, type AnswerMeaning, type Outcomes } from './outcomes.js';
 import type { Pacer, PacedSender } from './pacer.js';
 
@@ -26,6 +27,7 @@ export interface LoadConnectionDeps {
   readonly outcomes: Outcomes;
   readonly pacer: Pacer;
   readonly timeoutMs: number;
+  readonly history: LoadHistory | undefined;
   /** Called after each answer that refuses a request. */
   readonly onRefusal: (status: number) => void;
 }
@@ -52,6 +54,7 @@ type State =
   | { readonly kind: 'in-flight'; readonly sentAt: number; readonly dueAt: number }
   | { readonly kind: 'closed' };
 
+type Headers = autocannon.Request['headers'];
 type Client = autocannon.Client & ClientInternals;
 
 /** Pause before a new connection after one without an answer, and before a request is resent at the end. */
@@ -139,9 +142,10 @@ export class LoadConnection implements PacedSender {
     else if (this.#isResending) this.#later(() => this.send(performance.now()));
   }
 
-  #onAnswer(status: number, body: string, headers: autocannon.Request['headers']): void {
+  #onAnswer(status: number, body: string, headers: Headers): void {
     const state = this.#state;
     if (state.kind !== 'in-flight' || this.#request === undefined) return;
+    this.#record(this.#request, state.sentAt, status, headers);
     this.#state = { kind: 'ready' };
     this.#connectsAtOnce = true;
     const meaning = meaningOf(status, body);
@@ -159,7 +163,8 @@ export class LoadConnection implements PacedSender {
     // An answer with more bytes behind it, or an unclear one, may come from a proxy that ends the connection. Its next bytes
     // could be taken for the answer to another request.
     const { offset, end } = this.#client.parser;
-    if (meaning.counted === 'unknown' || isClosing(headers) || offset < end) this.#connectAgain();
+    if (meaning.counted === 'unknown' || hasHeader(headers, /^connection$/i, /\bclose\b/i) || offset < end)
+      this.#connectAgain();
   }
 
   /** A refusal of a resent request is about that attempt only, so the request stays unknown. */
@@ -217,7 +222,16 @@ export class LoadConnection implements PacedSender {
     if (this.#state.kind !== 'in-flight' || this.#request === undefined) return;
     const isTimeout = performance.now() - this.#state.sentAt >= timeoutMs - 1;
     const name = isTimeout ? `no answer within ${timeoutMs / 1000} s` : 'connection lost';
+    this.#record(this.#request, this.#state.sentAt, 0, {});
     this.#onUnclear(this.#request, { name, detail: '' });
+  }
+
+  #record({ keyNumbers, idempotencyKey }: IncrementRequest, askedAt: number, status: number, headers: Headers): void {
+    const { history, requests } = this.#deps;
+    if (history === undefined) return;
+    const keys = Array.from(keyNumbers, (number) => requests.keyOf(number));
+    const isReplayed = hasHeader(headers, /^idempotency-replayed$/i, /^true$/);
+    history.attempt({ keys, idempotencyKey, askedAt, status, isReplayed });
   }
 
   #close(): void {
@@ -235,8 +249,6 @@ export class LoadConnection implements PacedSender {
   }
 }
 
-function isClosing(headers: autocannon.Request['headers']): boolean {
-  return Object.entries(headers ?? {}).some(
-    ([name, value]) => /^connection$/i.test(name) && /\bclose\b/i.test(String(value)),
-  );
+function hasHeader(headers: Headers, name: RegExp, value: RegExp): boolean {
+  return Object.entries(headers ?? {}).some(([given, text]) => name.test(given) && value.test(String(text)));
 }

@@ -40,6 +40,8 @@ acknowledged increment arrived.
   --token-file FILE     bearer token with the scopes write and read; default:
                         the environment variable ${TOKEN_VARIABLE}
   --wait SECONDS        how long the sums may take at the end, default 30
+  --history FILE        write each attempt, its outcome, and the sums read, as
+                        lines of JSON
   --delete              delete the keys if everything arrived (scope admin)
   --json                print the report as one JSON document
   --help
@@ -71,6 +73,8 @@ export interface LoadOptions {
   readonly seed: number;
   readonly token: string | undefined;
   readonly waitSeconds: number;
+  /** The file that takes the history of the run. */
+  readonly historyFile: string | undefined;
   readonly isDelete: boolean;
   readonly isJson: boolean;
 }
@@ -114,6 +118,7 @@ export function parseLoadOptions(
     seed: whole('--seed', values.seed, randomBytes(4).readUInt32LE(), 0, SEED_MAX),
     token: tokenOf(values['token-file'], environment[TOKEN_VARIABLE]),
     waitSeconds: whole('--wait', values.wait, 30, 0, SECONDS_MAX),
+    historyFile: values.history,
     isDelete: values.delete === true,
     isJson: values.json === true,
   };
@@ -141,6 +146,7 @@ function parsedArguments(argv: readonly string[]) {
         seed: { type: 'string' },
         'token-file': { type: 'string' },
         wait: { type: 'string' },
+        history: { type: 'string' },
         delete: { type: 'boolean' },
         json: { type: 'boolean' },
         help: { type: 'boolean', short: 'h' },

@@ -3,6 +3,7 @@ import autocannon from 'autocannon';
 import { pause } from '../../core/clock.js';
 import type { IncrementRequests } from './increment-requests.js';
 import { LoadConnection } from './load-connection.js';
+import type { LoadHistory } from './load-history.js';
 import type { LoadOptions } from './load-options.js';
 import type { Outcomes } from './outcomes.js';
 import { Pacer } from './pacer.js';
@@ -33,6 +34,7 @@ export async function runLoad(
   options: LoadOptions,
   requests: IncrementRequests,
   outcomes: Outcomes,
+  history: LoadHistory | undefined,
   signal: AbortSignal,
 ): Promise<RunTimes> {
   const { durationSeconds, timeoutSeconds, token } = options;
@@ -42,7 +44,7 @@ export async function runLoad(
     if (outcomes.acknowledgedRequests === 0 && status < 500) hopeless.abort();
   };
   const connections: LoadConnection[] = [];
-  const deps = { requests, outcomes, pacer, timeoutMs: timeoutSeconds * 1000, onRefusal };
+  const deps = { requests, outcomes, history, pacer, timeoutMs: timeoutSeconds * 1000, onRefusal };
   const graceSeconds = timeoutSeconds + RESEND_SECONDS_MAX;
   const load = startAutocannon({
     url: `${options.url}/increment`,

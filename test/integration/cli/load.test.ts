@@ -2,12 +2,16 @@
  * The load tool against the real server, also where connections, the server or its rows are lost under it.
  */
 import assert from 'node:assert/strict';
+import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { sumOf } from '../../support/counters.js';
 import { createTestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
 import { flushAll, increment, send } from '../../support/http.js';
-import { LoadCommand, runLoadCommand } from '../../support/load-command.js';
+import { checkHistory } from '../../support/history/check-history.js';
+import { readLoadHistory } from '../../support/history/load-history.js';
+import { LoadCommand, reportOf, runLoadCommand, type LoadEnd } from '../../support/load-command.js';
+import { scrape } from '../../support/metrics.js';
 import { startServer, temporaryDirectory } from '../../support/server.js';
 import { assertCleanStop, SuiteServer } from '../../support/suite-server.js';
 import { TcpProxy } from '../../support/tcp-proxy.js';
@@ -21,6 +25,17 @@ async function committed(node: SuiteServer, prefix: string): Promise<number> {
   return Number(total);
 }
 
+/** Sends until some requests are acknowledged: on a busy machine a run of less than a second may send nothing. */
+async function runUntilCounted(node: SuiteServer, ...args: readonly string[]): Promise<LoadEnd> {
+  const acknowledged = async (): Promise<number> =>
+    (await scrape(node.url)).total('http_requests_total', { route: '/increment', status: '202' });
+  const before = await acknowledged();
+  const load = new LoadCommand(['--url', node.url, '--duration', '600', ...args]);
+  await eventually('increments', async () => (await acknowledged()) >= before + 20);
+  load.child.kill('SIGINT');
+  return load.ended;
+}
+
 describe('the load tool', () => {
   const node = new SuiteServer();
 
@@ -30,8 +45,7 @@ describe('the load tool', () => {
     ['--keys', 'zipf', '--zipf-exponent', '1.2', '--idempotency-keys'],
   ]) {
     test(`${kind.join(' ')}: every request is acknowledged, and the table holds what the report says`, async () => {
-      const args = ['--url', node.url, '--duration', '0.5', '--connections', '10', '--json', ...kind];
-      const { code, report } = await new LoadCommand(args).report();
+      const { code, report } = reportOf(await runUntilCounted(node, '--connections', '10', '--json', ...kind));
       assert.equal(code, 0, report.verdict.sentence);
       assert.equal(report.verdict.kind, 'arrived');
       assert.ok(report.requests.acknowledged >= 10, String(report.requests.acknowledged));
@@ -54,14 +68,14 @@ describe('the load tool', () => {
   }
 
   test('the report ends with one sentence, and a second run with the same prefix counts what it added', async () => {
-    const args = ['--url', node.url, '--duration', '0.3', '--connections', '5', '--prefix', 'again "é":'];
-    const first = await runLoadCommand(args);
+    const args = ['--connections', '5', '--prefix', 'again "é":'];
+    const first = await runUntilCounted(node, ...args);
     assert.equal(first.code, 0, first.out);
     assert.match(first.out, /^acknowledged +[\d,]+ requests, [\d,]+ increments$/m);
     assert.match(first.out, /^latency, ms +p50 [\d.]+ +p90 [\d.]+ +p99 [\d.]+ +p99\.9 [\d.]+ +max [\d.]+$/m);
     const sentence =
       /^Every one of the ([\d,]+) acknowledged increments arrived: the sums of [\d,]+ keys grew by ([\d,]+)\.$/m;
-    for (const { code, out } of [first, await runLoadCommand(args)]) {
+    for (const { code, out } of [first, await runUntilCounted(node, ...args)]) {
       assert.equal(code, 0, out);
       const [, acknowledged, grown] = sentence.exec(out) ?? [];
       assert.ok(acknowledged !== undefined, out);
@@ -118,8 +132,7 @@ describe('the load tool', () => {
   });
 
   test('--delete deletes the keys of the run', async () => {
-    const args = ['--url', node.url, '--duration', '0.3', '--key-count', '50', '--delete', '--json'];
-    const { code, report } = await new LoadCommand(args).report();
+    const { code, report } = reportOf(await runUntilCounted(node, '--key-count', '50', '--delete', '--json'));
     assert.equal(code, 0, report.verdict.sentence);
     assert.equal(await committed(node, report.prefix), 0);
     assert.ok(![...(await node.table()).keys()].some((key) => key.startsWith(report.prefix)));
@@ -136,9 +149,12 @@ describe('the load tool', () => {
       return of.pieces % 20 === 0 ? (fates[of.lost++ % fates.length] ?? 'forward') : 'forward';
     });
     const args = ['--url', proxy.urlOf(node.url), '--duration', '600', '--rate', '200', '--timeout', '1', '--json'];
-    const running = [[], ['--idempotency-keys']].map(
-      (more) => new LoadCommand([...args, '--connections', '10', '--key-count', '5', ...more]),
-    );
+    const directory = await temporaryDirectory();
+    const histories = ['plain', 'exact'].map((name) => join(directory, name));
+    const running = [[], ['--idempotency-keys']].map((more, index) => {
+      const history = ['--history', histories[index] ?? ''];
+      return new LoadCommand([...args, ...history, '--connections', '10', '--key-count', '5', ...more]);
+    });
     // Not for a time: a slow machine sends less in it.
     await eventually('each load lost each kind', async () => loads.plain.lost >= 8 && loads.exact.lost >= 8);
     for (const { child } of running) child.kill('SIGINT');
@@ -152,6 +168,18 @@ describe('the load tool', () => {
     assert.ok(exact.report.requests.resent >= 3, JSON.stringify(exact.report));
     assert.equal(exact.report.verdict.grown, String(exact.report.increments.acknowledged));
     assert.equal(await committed(node, exact.report.prefix), exact.report.increments.acknowledged);
+    const table = await node.table();
+    for (const [index, { report }] of [plain, exact].entries()) {
+      const { requests, prefix } = report;
+      const operations = readLoadHistory(histories[index] ?? '');
+      const sums = new Map([...table].filter(([key]) => key.startsWith(prefix)));
+      assert.deepEqual(checkHistory(operations, sums), []);
+      const attempts = operations.filter(({ kind }) => kind === 'increment').length;
+      assert.equal(attempts, requests.acknowledged + requests.refused + requests.unknown + requests.resent);
+      // The checker sees one increment more than was sent.
+      const [key, sum] = [...sums][0] ?? ['', 0n];
+      assert.notDeepEqual(checkHistory(operations, new Map([...sums, [key, sum + 1000n]])), []);
+    }
   });
 });
 

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import type { WriteStream } from 'node:tty';
 import { test } from 'node:test';
 import type { IncrementRequest } from '#product/cli/load/increment-requests.js';
+import { LoadHistory } from '#product/cli/load/load-history.js';
 import { parseLoadOptions } from '#product/cli/load/load-options.js';
 import { LoadProgress } from '#product/cli/load/load-progress.js';
 import { Outcomes } from '#product/cli/load/outcomes.js';
@@ -53,6 +54,10 @@ test('a wrong command line is refused with one sentence', () => {
     ['--token-file /nowhere/token', /^--token-file cannot be read: ENOENT/],
   ];
   for (const [line, sentence] of cases) assert.match(refusal(line), sentence);
+});
+
+test('a file of --history that cannot be written ends the command', () => {
+  assert.throws(() => new LoadHistory('/nowhere/history'), /^StartError: --history cannot be written: ENOENT/);
 });
 
 test('the token comes from a file or the environment, and no message has it', (t) => {
