@@ -65,6 +65,19 @@ export function increment(base: string, body: unknown, options: RequestOptions =
   return send(base, '/increment', { method: 'POST', body: text, ...options });
 }
 
+/**
+ * As {@link increment}, as often as it takes: on a busy machine the answer of a broker or a queue can come too late, and a request
+ * that is answered 503 is not counted.
+ */
+export function incrementTaken(base: string, body: unknown, options: RequestOptions = {}): Promise<Answer> {
+  return eventually('an increment is taken', async () => {
+    const answer = await increment(base, body, options);
+    if (answer.status !== 503) return answer;
+    assert.equal(problemCode(answer), 'journal-unavailable', answer.body);
+    return undefined;
+  });
+}
+
 /** Flushes everything that is pending, as often as it takes: on a busy machine a connection can come too late for one flush. */
 export async function flushAll(base: string): Promise<void> {
   await eventually('a flush', async () => {

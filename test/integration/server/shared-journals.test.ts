@@ -7,7 +7,7 @@ import { bodyBytesMaxOf as bodyBytesMaxOfNats } from '#product/shard-worker/jour
 import { bodyBytesMaxOf as bodyBytesMaxOfSqs } from '#product/shard-worker/journal/sqs/sqs-message.js';
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
-import { flushAll, increment, onConnections, problemCode, send } from '../../support/http.js';
+import { flushAll, increment, incrementTaken, onConnections, problemCode, send } from '../../support/http.js';
 import { largestBody } from '../../support/journal-fixtures.js';
 import {
   assertCounter,
@@ -145,7 +145,7 @@ describe('a journal that servers share', { concurrency: 3 }, () => {
       test('a roll-up commits what ingest servers take, whose reads are committed values, and brokers then remove the records', async () => {
         for (let index = 0; index < 40; index += 1) {
           const { url } = index % 2 === 0 ? ingest : other;
-          assertCreated(await increment(url, { [`key-${index % 4}`]: 2 }));
+          assertCreated(await incrementTaken(url, { [`key-${index % 4}`]: 2 }));
         }
         for (const server of [ingest, other]) await flushAll(server.url);
         for (let key = 0; key < 4; key += 1) {
@@ -156,7 +156,7 @@ describe('a journal that servers share', { concurrency: 3 }, () => {
       });
 
       test('a delete on an ingest server returns everything that it acknowledged before', async () => {
-        for (let index = 0; index < 7; index += 1) assertCreated(await increment(ingest.url, { closing: 3 }));
+        for (let index = 0; index < 7; index += 1) assertCreated(await incrementTaken(ingest.url, { closing: 3 }));
         const answer = await send(ingest.url, '/counters/closing', { method: 'DELETE' });
         assert.deepEqual(JSON.parse(answer.body), { key: 'closing', sum: 21 });
       });
@@ -176,7 +176,7 @@ describe('a journal that servers share', { concurrency: 3 }, () => {
         const servers = [ingest, other, ...(canServe ? [own(t, await start('serve'))] : [])];
         const headers = { 'idempotency-key': 'everywhere' };
         for (const { url } of [...servers, ...servers]) {
-          assertCreated(await increment(url, { repeated: 5, more: 1 }, { headers }));
+          assertCreated(await incrementTaken(url, { repeated: 5, more: 1 }, { headers }));
         }
         for (const server of servers) await flushAll(server.url);
         assert.equal(await committedSum(database.url, 'repeated'), 5);
@@ -184,7 +184,7 @@ describe('a journal that servers share', { concurrency: 3 }, () => {
       });
 
       test('an ingest server that stops leaves nothing to wait for: its streams are retired at once', async () => {
-        assertCreated(await increment(other.url, { left: 4 }));
+        assertCreated(await incrementTaken(other.url, { left: 4 }));
         for (const server of [ingest, other]) await assertStops(server);
         await eventually('the last increments', async () => (await committedSum(database.url, 'left')) === 4);
         await eventually('every stream is retired', async () => (await openStreams(database.url)).length === 0);
@@ -195,11 +195,11 @@ describe('a journal that servers share', { concurrency: 3 }, () => {
       if (canServe) {
         test('after kill -9 the next start finishes what was pending, and its reads are exact as soon as they are answered', async (t) => {
           const killed = own(t, await start('serve', { FLUSH_INTERVAL_MS: '60000' }));
-          assertCreated(await increment(killed.url, { killed: 6 }));
+          assertCreated(await incrementTaken(killed.url, { killed: 6 }));
           killed.kill('SIGKILL');
           await killed.ended;
           const next = own(t, await start('serve', { FLUSH_INTERVAL_MS: '60000' }, killed.dataDir));
-          assertCreated(await increment(next.url, { killed: 1 }));
+          assertCreated(await incrementTaken(next.url, { killed: 1 }));
           const answer = await eventually('an answer', async () => {
             const read = await send(next.url, '/key_sum?name=killed');
             return read.status === 503 ? undefined : read;
@@ -223,7 +223,7 @@ describe('a journal that servers share', { concurrency: 3 }, () => {
           const limit = Math.min(1024 ** 2, bodyBytesMaxOf(messageBytes));
           const { body, increments } = largestBody(limit, key);
           const headers = { 'idempotency-key': `the-largest-with-${messageBytes}` };
-          assertCreated(await increment(server.url, body, { headers }));
+          assertCreated(await incrementTaken(server.url, body, { headers }));
           // With so many connections the chance that one of two HTTP threads gets none is below 10^-8.
           await onConnections(30, async (agent) => {
             assertProblem(await increment(server.url, `${body} `, { agent }), 'body-too-large');
