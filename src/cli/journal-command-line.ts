@@ -11,6 +11,7 @@ import { EXIT_USAGE } from './command-exit.js';
 /** What `--help` prints. */
 export const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above LSN]
                            [--retry [--idempotent]] [--prefix P]
+                           [--moved | --copy] [--store ID] [--yes]
 
   verify    reads every segment and reports its records and damage; with
             --above, also the missing records above that LSN
@@ -49,6 +50,22 @@ export const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [
             DATABASE_URL (JOURNAL=postgres) and prints each counter whose sum is
             another, one line of JSON each; where the log no longer holds all
             that was counted, says what is missing. Servers may run meanwhile
+  database  says which database DATABASE_URL, or the embedded one of a running
+            server, is, and whether it is still where it was: servers do not
+            count in one that was restored from a dump, copied or upgraded.
+            --moved: they may from now on. --copy: it is a database of its own,
+            and its streams are retired, because the journals belong to the one
+            that was copied
+  stores    lists the brokers and queues that belong to the database of
+            DATABASE_URL, with their open streams
+  forget-store
+            for a broker or a queue that is lost for good: says which streams of
+            --store (an id, or none) are open; with --yes, retires them
+  pair-store
+            gives the broker or the queue of JOURNAL to the database of
+            DATABASE_URL, also where it belongs to another one, or where it is
+            not known whose streams it has. Says what it would do; with --yes,
+            does it. Stop the servers first
 
   --data-dir  default: DATA_DIR of the environment
   --stream    default: every stream
@@ -110,6 +127,10 @@ export function parseCommandLine(argv: readonly string[]) {
         retry: { type: 'boolean' },
         prefix: { type: 'string' },
         idempotent: { type: 'boolean' },
+        moved: { type: 'boolean' },
+        copy: { type: 'boolean' },
+        store: { type: 'string' },
+        yes: { type: 'boolean' },
         help: { type: 'boolean', short: 'h' },
       },
     });

@@ -6,7 +6,7 @@ import { readConfig } from '../config/read-config.js';
 import { discardUnreadOutput } from '../core/closed-output.js';
 import { acquireDataDirectory } from '../server/data-directory.js';
 import { exitCodeOf, warnOfMisspelledSettings } from './command-exit.js';
-import { recount, rejected, retire } from './database-commands.js';
+import { database, forget, pair, recount, rejected, retire, stores } from './database-commands.js';
 import {
   directoryArguments,
   help,
@@ -21,29 +21,36 @@ import { accept, rebind, repair } from './journal-repair.js';
 type Option = Exclude<keyof JournalOptions, 'help' | 'data-dir'>;
 
 interface Command {
-  /** Refuses these options, with a sentence of {@link refusals} or of its own. */
-  readonly refuses: readonly Option[];
+  readonly takes: readonly Option[];
   /** Returns the exit code. */
   readonly run: (options: JournalOptions) => Promise<number>;
 }
 
 /** The sentences for refused options. */
-const refusals: Readonly<Partial<Record<Option, string>>> = {
+const refusals: Readonly<Partial<Record<string, string>>> = {
   retry: '--retry is for rejected.',
   idempotent: '--idempotent is for rejected --retry.',
   prefix: '--prefix is for recount, and for rejected --retry --idempotent.',
   database: '--database is for rebind only.',
+  moved: '--moved is for database only.',
+  copy: '--copy is for database only.',
+  store: '--store is for forget-store only.',
+  yes: '--yes is for forget-store and pair-store.',
 };
 
 const commands: Readonly<Record<string, Command>> = {
-  verify: { refuses: ['retry', 'idempotent', 'prefix', 'database'], run: inDirectory(verify) },
-  dump: { refuses: ['retry', 'idempotent', 'prefix', 'database'], run: inDirectory(dump) },
-  repair: { refuses: ['retry', 'idempotent', 'prefix', 'database'], run: inDirectory(repair) },
-  accept: { refuses: ['retry', 'idempotent', 'prefix', 'database'], run: inDirectory(accept) },
-  rebind: { refuses: ['retry', 'idempotent', 'prefix'], run: inDirectory(rebind) },
-  retire: { refuses: ['retry', 'idempotent', 'prefix'], run: retire },
-  rejected: { refuses: ['stream', 'above'], run: rejected },
-  recount: { refuses: ['retry', 'idempotent', 'stream', 'above'], run: recount },
+  verify: { takes: ['stream', 'above'], run: inDirectory(verify) },
+  dump: { takes: ['stream', 'above'], run: inDirectory(dump) },
+  repair: { takes: ['stream', 'above'], run: inDirectory(repair) },
+  accept: { takes: ['stream', 'above'], run: inDirectory(accept) },
+  rebind: { takes: ['stream', 'above', 'database'], run: inDirectory(rebind) },
+  retire: { takes: ['stream'], run: retire },
+  rejected: { takes: ['retry', 'idempotent', 'prefix'], run: rejected },
+  recount: { takes: ['prefix'], run: recount },
+  database: { takes: ['moved', 'copy'], run: database },
+  stores: { takes: [], run: stores },
+  'forget-store': { takes: ['store', 'yes'], run: forget },
+  'pair-store': { takes: ['yes'], run: pair },
 };
 
 /** A command that locks the data directory. Its result: true if it found no problem, or solved it. */
@@ -74,9 +81,9 @@ async function run(argv: readonly string[]): Promise<number> {
     const name = positionals.join(' ');
     const command = Object.hasOwn(commands, name) ? commands[name] : undefined;
     if (command === undefined) throw usageError(`There is no command "${name}".`);
-    for (const option of command.refuses) {
-      if (values[option] === undefined || values[option] === false) continue;
-      throw usageError(refusals[option] ?? `${name} takes neither --stream nor --above.`);
+    for (const [option, value] of Object.entries(values)) {
+      if (value === false || option === 'data-dir' || command.takes.some((taken) => taken === option)) continue;
+      throw usageError(refusals[option] ?? `${name} does not take --${option}.`);
     }
     const { stream = [], above = [] } = values;
     if (name !== 'accept' && Math.max(stream.length, above.length) > 1)

@@ -13,10 +13,11 @@ import {
   errorCode,
   isStatementRefused,
   NoHostError,
+  OtherDatabaseError,
   ReadOnlySessionError,
   type HostFailure,
 } from './database-errors.js';
-import { CONNECT_SETTINGS } from './session-statements.js';
+import { CONNECT_SETTINGS, IDENTIFY_DATABASE, IDENTIFY_DATABASE_ELSEWHERE } from './session-statements.js';
 
 /** One host of DATABASE_URL. */
 interface DatabaseHost {
@@ -46,6 +47,10 @@ export interface ConnectOptions {
   readonly connectTimeoutMs?: number;
   /** The only host to try; default: all. */
   readonly host?: DatabaseHost;
+  /** The only id that the database may have, because the journal belongs to it; default: any. */
+  readonly databaseId?: string;
+  /** Accepts a database that is no longer where it was recorded; default false. */
+  readonly isMoved?: boolean;
   /** The client's limit for a statement, longer than the server's; default 40000. */
   readonly queryTimeoutMs?: number;
 }
@@ -155,9 +160,10 @@ function avoid(target: DatabaseTarget, host: DatabaseHost): void {
 async function connectTo(
   target: DatabaseTarget,
   host: DatabaseHost,
-  { applicationName, queryTimeoutMs }: ConnectOptions,
+  options: ConnectOptions,
   timeoutMs: number,
 ): Promise<DatabaseConnection> {
+  const { applicationName, queryTimeoutMs } = options;
   const socket = new Socket();
   const client = new pg.Client({
     connectionString: host.url,
@@ -173,12 +179,13 @@ async function connectTo(
   try {
     const startedAt = performance.now();
     await client.connect();
-    const leftMs = Math.max(1, Math.ceil(timeoutMs - (performance.now() - startedAt)));
+    const leftMs = (): number => Math.max(1, Math.ceil(timeoutMs - (performance.now() - startedAt)));
     // As a statement, because PgBouncer refuses startup parameters.
-    const [row] = await connection.query<SettingsRow>({ text: CONNECT_SETTINGS, timeoutMs: leftMs });
+    const [row] = await connection.query<SettingsRow>({ text: CONNECT_SETTINGS, timeoutMs: leftMs() });
     if (row === undefined) throw new Error('the server did not describe itself');
     if (target.session !== 'any' && row.in_recovery) throw new ReadOnlySessionError('it is a standby');
     if (target.session === 'read-write' && row.read_only) throw new ReadOnlySessionError('transactions are read-only');
+    if (row.is_recorded) await requireSameDatabase(connection, row.is_cluster_known, options, leftMs());
     connection.server = { versionNumber: row.version, encoding: row.encoding, inRecovery: row.in_recovery };
     connection.backend = { pid: row.pid, startedAt: row.started_at, host };
     // @types/pg does not declare the process id that the server, or a pooler, sent when the session began.
@@ -194,9 +201,39 @@ interface SettingsRow {
   readonly version: number;
   readonly encoding: string;
   readonly in_recovery: boolean;
+  /** The database has recorded where it is, and the role may see where that is. */
+  readonly is_recorded: boolean;
+  readonly is_cluster_known: boolean;
   readonly read_only: boolean;
   readonly pid: number;
   readonly started_at: string;
+}
+
+interface IdentityRow {
+  readonly id: string | null;
+  readonly recorded: string | null;
+  readonly present: string | null;
+}
+
+/** Throws OtherDatabaseError where a flush must not use the database. */
+async function requireSameDatabase(
+  connection: DatabaseConnection,
+  isClusterKnown: boolean,
+  { databaseId, isMoved = false }: ConnectOptions,
+  timeoutMs: number,
+): Promise<void> {
+  const text = isClusterKnown ? IDENTIFY_DATABASE : IDENTIFY_DATABASE_ELSEWHERE;
+  const [row] = await connection.query<IdentityRow>({ text, timeoutMs });
+  if (row === undefined || isMoved) return;
+  const { id, recorded, present } = row;
+  if (recorded !== null && present !== null && recorded !== present)
+    throw new OtherDatabaseError(
+      `the database was at ${recorded} and is at ${present} (system identifier/oid): it was restored from a dump, copied or ` +
+        'upgraded. If servers should count in it from now on, run `npm run journal -- database --moved`; if it is a copy beside the ' +
+        'one that they use, `npm run journal -- database --copy`',
+    );
+  if (databaseId !== undefined && id !== databaseId)
+    throw new OtherDatabaseError(`the journal belongs to the database ${databaseId}, and this one is ${String(id)}`);
 }
 
 /** A session, for a shard. */

@@ -41,6 +41,12 @@ export class ReadOnlySessionError extends Error {
   readonly code = '25006';
 }
 
+/** The database is not the one that it should be. The message says what an operator can do. */
+export class OtherDatabaseError extends Error {
+  override readonly name = 'OtherDatabaseError';
+  readonly code = 'other-database';
+}
+
 /** Why one host of a list cannot be used. */
 export interface HostFailure {
   /** Name and port. */
@@ -71,6 +77,8 @@ const UNREACHABLE = new Set([
   'ENETDOWN',
   'EADDRNOTAVAIL',
   'ENOENT',
+  // OtherDatabaseError: an operator decides, and journals take increments meanwhile.
+  'other-database',
   // cannot_connect_now (starting up, shutting down), too_many_connections
   '57P03',
   '53300',

@@ -28,6 +28,7 @@ export const databaseCauses = {
   'transaction-pooler':
     'a connection pooler gives each transaction another session; set pool_mode = session, or connect to PostgreSQL directly',
   'no-host': 'no host of DATABASE_URL can be used',
+  'other-database': 'this is not the database that the sums belong to',
   other: 'PostgreSQL cannot be used',
 } as const;
 
@@ -56,6 +57,7 @@ const CODES: readonly (readonly [RegExp, DatabaseCause])[] = [
   [/^28...$/, 'login-refused'],
   [/^42501$/, 'permission-denied'],
   [/^25006$/, 'read-only'],
+  [/^other-database$/, 'other-database'],
   [/^(55P03|40001|40P01)$/, 'locked'],
   [/^(57014|25P03|25P04)$/, 'too-slow'],
   [/^(22|23|54)...$/, 'row-refused'],

@@ -9,7 +9,7 @@ const BACKEND_STARTED_AT = 'floor(extract(epoch from backend_start) * 1000000)::
  * The version of the meaning of the rows. A migration that changes the meaning raises the number in its triggers, which refuse
  * the statements of sessions with a lower one.
  */
-const PROTOCOL = 2;
+const PROTOCOL = 3;
 
 /**
  * The first statement of every session. Sets `synchronous_commit` where it is weaker than `on`; remote_apply is stronger and
@@ -39,9 +39,30 @@ select set_config('summing_counters.protocol', '${PROTOCOL}', false),
        current_setting('server_version_num')::int as version,
        current_setting('server_encoding') as encoding,
        pg_is_in_recovery() as in_recovery,
+       to_regclass('database_identity') is not null as is_recorded,
+       has_function_privilege('pg_control_system()', 'execute') as is_cluster_known,
        current_setting('transaction_read_only') = 'on' as read_only,
        pg_backend_pid() as pid,
        (select ${BACKEND_STARTED_AT} from pg_stat_activity where pid = pg_backend_pid()) as started_at`;
+
+/**
+ * Where this database is: the id that initdb gave its cluster, and its number there. A dump that is restored, and a copy within a
+ * cluster, have another one. A standby that is promoted, or a base backup, keeps it.
+ */
+export const PLACE = `(select system_identifier::text from pg_control_system())
+  || '/' || (select oid::text from pg_database where datname = current_database())`;
+
+/** The id of the database, where it was when that was recorded, and where it is. `recorded`: null where that could not be seen. */
+export const IDENTIFY_DATABASE = `
+select (select database_id::text from summing_counters_migrations order by version limit 1) as id,
+       place as recorded, ${PLACE} as present
+from database_identity`;
+
+/** As {@link IDENTIFY_DATABASE}, for a role that may not see the id of the cluster. */
+export const IDENTIFY_DATABASE_ELSEWHERE = `
+select (select database_id::text from summing_counters_migrations order by version limit 1) as id,
+       place as recorded, null as present
+from database_identity`;
 
 /**
  * $1 pid, $2 its start time. Whether the process has ended, or has waited for a statement for at least a second. A process that has

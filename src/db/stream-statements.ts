@@ -39,14 +39,14 @@ select ${ROW}, (select epoch::text from fence) as append_epoch, ${seconds('state
 from made`;
 
 /**
- * $1 stream, $2 node, $3 shard, $4 flusher, or null, $5 journal, $6 whether its writer sends heartbeats. Makes the rows of a stream
- * of another journal. It covers requests that are accepted from `pruned_before` on. Follows LOCK_PRUNED_BEFORE in a transaction.
+ * $1 stream, $2 node, $3 shard, $4 flusher, or null, $5 journal, $6 whether its writer sends heartbeats, $7 the store that has its
+ * records, $8 where that is. Makes the rows of a stream of another journal. It covers requests that are accepted from `pruned_before` on. Follows LOCK_PRUNED_BEFORE in a transaction.
  * Returns no row where the stream has one.
  */
 export const MAKE_STREAM = `
 with made as (
-  insert into journal_checkpoints (stream, epoch, lsn, node, shard, journal, covered_from, accepted_through, owner)
-  select $1, ${NEW_EPOCH}, 0, $2, $3, $5, pruned_before, pruned_before, $4 from idempotency_pruning
+  insert into journal_checkpoints (stream, epoch, lsn, node, shard, journal, covered_from, accepted_through, owner, store)
+  select $1, ${NEW_EPOCH}, 0, $2, $3, $5, pruned_before, pruned_before, $4, $7 from idempotency_pruning
   on conflict (stream) do nothing
   returning *
 ),
@@ -54,6 +54,10 @@ writers as (
   insert into journal_streams (stream, epoch, node, shard, flusher)
   select stream, epoch, $2, $3, $4 from made where journal = 'nats'
   on conflict (stream) do nothing
+),
+stored as (
+  insert into journal_stores (id, journal, place) select store, journal, $8 from made
+  on conflict (id) do nothing
 ),
 beat as (
   insert into journal_heartbeats (id, flushes) select stream, false from made where $6
@@ -99,7 +103,7 @@ where h.id = $1 and s.stream = $1 and s.epoch = $2 and s.retired_at is null
 returning 1`;
 
 /**
- * $1 journal. All its streams that are not retired: their checkpoints, whether flusher and writer send heartbeats, the time since the
+ * $1 journal, $2 store, null for the database. Its streams that are not retired: their checkpoints, whether flusher and writer send heartbeats, the time since the
  * last heartbeat of the writer, and the number of flushers with heartbeats. `self_flushed`: one thread writes and flushes it.
  */
 export const SURVEY_STREAMS = `
@@ -112,7 +116,8 @@ from journal_checkpoints c
 left join journal_streams s on s.stream = c.stream
 left join journal_heartbeats o on o.id = c.owner
 left join journal_heartbeats w on w.id = c.stream
-where c.journal = $1 and c.retired_at is null and (c.journal <> 'postgres' or s.stream is not null)
+where c.journal = $1 and c.store is not distinct from $2::uuid and c.retired_at is null
+  and (c.journal <> 'postgres' or s.stream is not null)
 order by c.stream`;
 
 /*
@@ -239,8 +244,18 @@ select 1 from retired`;
 export const KNOWN_STREAMS = `
 select stream::text, epoch::text, lsn::text, retired_at is not null as retired,
        coalesce(retired_at < now() - make_interval(secs => $2::float8), false) as due,
-       coalesce(retired_at < now() - make_interval(hours => $3::int) - interval '15 days', false) as old
+       coalesce(retired_at < now() - make_interval(hours => $3::int) - interval '15 days', false) as old, store::text
 from journal_checkpoints where stream = any($1::uuid[])`;
+
+/** $1 stream, $2 store. Names the store of a stream of an earlier version, whose records were found there. */
+export const JOIN_STORE = `
+update journal_checkpoints set store = $2::uuid where stream = $1 and store is null and journal = 'nats'
+returning 1`;
+
+/** $1 journal, $2 store. Streams of that kind of journal whose records are in other stores, or in one that is not known. */
+export const COUNT_STREAMS_ELSEWHERE = `
+select count(*)::int as streams from journal_checkpoints
+where journal = $1 and retired_at is null and store is distinct from $2::uuid`;
 
 /** $1 stream, $2 epoch, $3 window in hours. Removes the tombstone of a stream whose subject has only fences. */
 export const FORGET_STREAM = `

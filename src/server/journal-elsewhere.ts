@@ -1,10 +1,11 @@
-/** Waits at the start for the broker or the queue of the journal. Main thread. */
+/** Waits at the start for the broker or the queue of the journal, and for the name of its database. Main thread. */
 import type { Config } from '../config/config.js';
 import { pause } from '../core/clock.js';
-import { JournalError } from '../core/errors.js';
+import { CounterError, JournalError } from '../core/errors.js';
 import type { Logger } from '../core/logger.js';
-import { openBrokerStream } from '../shard-worker/journal/nats/nats-start.js';
-import { openQueue } from '../shard-worker/journal/sqs/sqs-start.js';
+import { openBrokerStream, pairBroker } from '../shard-worker/journal/nats/nats-start.js';
+import { openQueue, pairQueue } from '../shard-worker/journal/sqs/sqs-start.js';
+import type { PairedDatabase } from '../shard-worker/journal/store-pairing.js';
 import type { ShardTask } from '../shard-worker/protocol/control-messages.js';
 
 const RETRY_MS = 500;
@@ -13,12 +14,20 @@ const LOG_MS = 60_000;
 /** Least time before a line with another reason. */
 const LOG_OTHER_MS = 5000;
 
-/** What a server needs to know of its broker or queue. */
-export interface JournalElsewhere {
-  /** For shards. Each is undefined with another journal. */
-  readonly ofShards: Pick<ShardTask, 'nats' | 'sqs'>;
+/** For shards: what they need to know of the broker or the queue. Each is undefined with another journal. */
+type JournalOfShards = Pick<ShardTask, 'nats' | 'sqs'>;
+
+/** A broker or a queue that has answered. */
+export interface OpenedJournal {
   /** The limit of bodies: MAX_BODY_BYTES or, if that is not set, the size of a record of the journal if it is less. */
   readonly bodyBytesMax: number;
+  /**
+   * Finds out whether it belongs to the database. Waits for the database if it belongs to none. Rejects with StartError if it
+   * belongs to another one.
+   */
+  readonly pair: (database: PairedDatabase, signal: AbortSignal) => Promise<void>;
+  /** Settings of shards; to be called after `pair`. */
+  readonly ofShards: () => JournalOfShards;
 }
 
 /** What a check of a broker or a queue found. */
@@ -29,51 +38,83 @@ interface Facts {
   readonly warnings?: readonly string[];
 }
 
+type StartLogger = Pick<Logger, 'info' | 'warn'>;
+
 /**
  * Returns a function that checks the broker or the queue; undefined if the journal needs neither. It waits while that is
  * unavailable. It rejects with StartError if an operator must change something, and with the reason of `signal` once aborted.
  */
 export function journalElsewhere(
   config: Config,
-): ((logger: Pick<Logger, 'info' | 'warn'>, signal: AbortSignal) => Promise<JournalElsewhere>) | undefined {
+): ((logger: StartLogger, signal: AbortSignal) => Promise<OpenedJournal>) | undefined {
   const { nats, natsStream, natsReplicas, sqs } = config;
   const given = config.isBodyBytesMaxGiven ? config.bodyBytesMax : undefined;
   const limit = ({ bodyBytesFit }: Facts): number => given ?? Math.min(config.bodyBytesMax, bodyBytesFit);
+  const paired: { -readonly [Name in keyof JournalOfShards]: JournalOfShards[Name] } = {
+    nats: undefined,
+    sqs: undefined,
+  };
+  const ofShards = (): JournalOfShards => paired;
   if (nats !== undefined) {
     const settings = { ...nats, stream: natsStream, replicas: natsReplicas };
-    const open = (): Promise<Facts> => openBrokerStream(settings, given);
     return async (logger, signal) => {
-      const facts = await opened(open, 'broker', { servers: nats.servers }, logger, signal);
+      const place = { what: 'broker', where: { servers: nats.servers }, logger, signal } as const;
+      const facts = await opened(() => openBrokerStream(settings, given), place);
       const { groupBytesMax } = facts;
-      return { ofShards: { nats: { ...settings, groupBytesMax }, sqs: undefined }, bodyBytesMax: limit(facts) };
+      return {
+        bodyBytesMax: limit(facts),
+        pair: async (database, until) => {
+          const store = await waited(() => pairBroker(settings, database), { ...place, signal: until });
+          paired.nats = { ...settings, groupBytesMax, store };
+        },
+        ofShards,
+      };
     };
   }
   if (sqs === undefined) return undefined;
-  const open = (): Promise<Facts> => openQueue(sqs, given);
   return async (logger, signal) => {
-    const facts = await opened(open, 'queue', { queue: sqs.queueUrl }, logger, signal);
+    const place = { what: 'queue', where: { queue: sqs.queueUrl }, logger, signal } as const;
+    const facts = await opened(() => openQueue(sqs, given), place);
     const { groupBytesMax } = facts;
-    return { ofShards: { nats: undefined, sqs: { ...sqs, groupBytesMax } }, bodyBytesMax: limit(facts) };
+    const warn = (sentence: string): void => {
+      logger.warn({}, sentence);
+    };
+    return {
+      bodyBytesMax: limit(facts),
+      pair: async (database, until) => {
+        const store = await waited(() => pairQueue(sqs, database, warn), { ...place, signal: until });
+        paired.sqs = { ...sqs, groupBytesMax, store };
+      },
+      ofShards,
+    };
   };
 }
 
-async function opened(
-  open: () => Promise<Facts>,
-  what: 'broker' | 'queue',
-  where: Readonly<Record<string, unknown>>,
-  logger: Pick<Logger, 'info' | 'warn'>,
-  signal: AbortSignal,
-): Promise<Facts> {
+/** What a start waits for. */
+interface Place {
+  readonly what: 'broker' | 'queue';
+  readonly where: Readonly<Record<string, unknown>>;
+  readonly logger: StartLogger;
+  readonly signal: AbortSignal;
+}
+
+async function opened(open: () => Promise<Facts>, place: Place): Promise<Facts> {
+  const { logger, where } = place;
+  const facts = await waited(open, place);
+  logger.info({ ...where, bodyBytesFit: facts.bodyBytesFit }, facts.description);
+  for (const warning of facts.warnings ?? []) logger.warn({}, warning);
+  return facts;
+}
+
+/** Tries until it succeeds. */
+async function waited<T>(attempt: () => Promise<T>, { what, where, logger, signal }: Place): Promise<T> {
   let loggedAtMs = Number.NEGATIVE_INFINITY;
   let logged: string | undefined;
   for (;;) {
     try {
-      const facts = await open();
-      logger.info({ ...where, bodyBytesFit: facts.bodyBytesFit }, facts.description);
-      for (const warning of facts.warnings ?? []) logger.warn({}, warning);
-      return facts;
+      return await attempt();
     } catch (error) {
-      if (!(error instanceof JournalError)) throw error;
+      if (!(error instanceof JournalError || error instanceof CounterError)) throw error;
       signal.throwIfAborted();
       if (performance.now() - loggedAtMs >= (error.message === logged ? LOG_MS : LOG_OTHER_MS)) {
         loggedAtMs = performance.now();

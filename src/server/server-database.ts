@@ -11,9 +11,10 @@ import { openDatabase, type OpenedDatabase } from '../db/schema/open-database.js
 import { AbsentStreams, type FinishedStream } from '../db/absent-streams.js';
 import { CounterDeleteStore } from '../db/counter-delete-store.js';
 import { IdempotencyKeyStore } from '../db/idempotency-key-store.js';
-import { StartError, reasonOf } from '../core/errors.js';
+import { CounterError, StartError, reasonOf } from '../core/errors.js';
 import type { Logger } from '../core/logger.js';
 import { streamsOnDisk } from './data-directory.js';
+import { UNKNOWN_STREAMS } from '../db/identity-statements.js';
 import { STAT, statTotal } from '../shard-worker/protocol/stats.js';
 
 /** How long a start with the memory journal waits for the database. */
@@ -75,6 +76,7 @@ export class ServerDatabase {
   #shared: OnDemandConnection | undefined;
   #closed = false;
   #problem: DatabaseProblem | undefined;
+  #id: string | undefined;
   /** Why the last attempt of the start failed. */
   #startReason = '';
   #busyLoggedAtMs = Number.NEGATIVE_INFINITY;
@@ -89,6 +91,26 @@ export class ServerDatabase {
   /** Why the start waits for the database; '' if it does not. */
   get startReason(): string {
     return this.#startReason;
+  }
+
+  /** From its first migration; undefined until it has answered. */
+  get id(): string | undefined {
+    return this.#id;
+  }
+
+  /** Those of the streams that have no row. Rejects with CounterError `database-unavailable`. */
+  async unknownStreams(streams: readonly string[]): Promise<readonly string[]> {
+    if (this.#shared === undefined) throw new TypeError('the address of the database is not known yet');
+    const statement = { text: UNKNOWN_STREAMS, values: [streams] };
+    try {
+      const rows = await this.#shared.run((connection) => connection.query<{ stream: string }>(statement));
+      return rows.map(({ stream }) => stream);
+    } catch (error) {
+      if (error instanceof CounterError) throw error;
+      throw new CounterError('database-unavailable', `The database is unavailable: ${reasonOf(error)}`, {
+        cause: error,
+      });
+    }
   }
 
   /** Why the start continued without the database; undefined once that has its tables. */
@@ -213,7 +235,7 @@ export class ServerDatabase {
       const connectTimeoutMs = Math.min(CONNECT_TIMEOUT_MS, Math.max(leftMs, CONNECT_TIMEOUT_MIN_MS));
       const opened = await openDatabase(target, this.#logger, this.#config, connectTimeoutMs);
       this.#startReason = opened.kind === 'open' ? '' : opened.reason;
-      if (opened.kind === 'open') return opened.databaseId;
+      if (opened.kind === 'open') return (this.#id = opened.databaseId);
       signal.throwIfAborted();
       const { kind, reason, problem } = opened;
       // Without the tables, a volatile journal cannot take increments. A busy database will have them in time.
@@ -250,6 +272,7 @@ export class ServerDatabase {
         const opened = await openDatabase(target, this.#logger, this.#config);
         if (opened.kind === 'open') {
           this.#problem = undefined;
+          this.#id = opened.databaseId;
           this.#events.available();
           return;
         }

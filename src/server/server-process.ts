@@ -6,8 +6,8 @@
  *     │──────────────────────stop()─────────────────────▲
  *     └──step fails, fatal error──────┴──fatal error────┴──fatal error──► ended (exit 1 or 78)
  *
- * start: data directory → listen (probes only) → shard threads → [broker] → database, migrations → shards recover → HTTP
- *        threads → admission open
+ * start: data directory → listen (probes only) → shard threads → [broker] → database, migrations → [store of the journal] →
+ *        shards recover → HTTP threads → admission open
  * stop:  readiness 503 → [drain delay] → stop listening → answer requests in flight → drain shards → close database
  *        → close HTTP servers → release data directory
  * ```
@@ -24,7 +24,7 @@ import { acquireDataDirectory, finishInterruptedRebind, type DataDirectory } fro
 import { DatabaseAvailability } from './database-availability.js';
 import { ServerDatabase, type OpenedServerDatabase } from './server-database.js';
 import { HttpServers } from './http-servers.js';
-import { journalElsewhere, type JournalElsewhere } from './journal-elsewhere.js';
+import { journalElsewhere, type OpenedJournal } from './journal-elsewhere.js';
 import { RegularLog } from './regular-log.js';
 import { Reload } from './reload.js';
 import { StartSteps, type StartStep } from './start-steps.js';
@@ -60,7 +60,7 @@ export class ServerProcess {
   // Made by steps of the start.
   #directory: DataDirectory | undefined;
   #supervisor: ShardSupervisor | undefined;
-  #elsewhere: JournalElsewhere;
+  #journal: OpenedJournal | undefined;
   #opened: OpenedServerDatabase | undefined;
 
   /** Makes everything except the supervisor, which a step makes later. */
@@ -118,7 +118,6 @@ export class ServerProcess {
     this.#database = database;
     this.#httpServers = httpServers;
     this.#regularLog = regularLog;
-    this.#elsewhere = { ofShards: { nats: undefined, sqs: undefined }, bodyBytesMax: config.bodyBytesMax };
     this.#steps = new StartSteps(this.#startSteps(operations, uws, [connectionLimit, regularLog, dashboard]), logger);
     this.#reload = new Reload({ config, logger, apply: (reloaded) => httpServers.reload(reloaded) });
   }
@@ -130,9 +129,14 @@ export class ServerProcess {
     const broker = openJournal && {
       name: 'broker',
       run: async (signal: AbortSignal) => {
-        this.#elsewhere = await openJournal(this.#logger, signal);
-        httpServers.limitBodies(this.#elsewhere.bodyBytesMax);
+        this.#journal = await openJournal(this.#logger, signal);
+        httpServers.limitBodies(this.#journal.bodyBytesMax);
       },
+      undo: undefined,
+    };
+    const store = {
+      name: 'store of the journal',
+      run: (signal: AbortSignal) => this.#journal?.pair(this.#database, signal),
       undo: undefined,
     };
     return [
@@ -159,6 +163,7 @@ export class ServerProcess {
       { name: 'shard threads', run: () => this.#makeShards(operations), undo: undefined },
       ...(broker === undefined ? [] : [broker]),
       { name: 'database', run: (signal) => this.#openDatabase(signal), undo: () => this.#database.close() },
+      ...(broker === undefined ? [] : [store]),
       { name: 'shards', run: () => this.#startShards(), undo: undefined },
       { name: 'HTTP threads', run: () => httpServers.listening(), undo: undefined },
       {
@@ -202,7 +207,7 @@ export class ServerProcess {
     const { dataDir } = this.#config;
     const { nodeId } = started(this.#directory);
     this.#logger.info({ dataDir, nodeId }, `Data directory ${dataDir}`);
-    const { bodyBytesMax } = this.#elsewhere;
+    const { bodyBytesMax } = this.#journal ?? this.#config;
     for (const warning of configWarnings({ ...this.#config, bodyBytesMax })) this.#logger.warn({}, warning);
     this.#opened = await this.#database.start(nodeId, started(this.#supervisor), signal);
   }
@@ -222,7 +227,7 @@ export class ServerProcess {
           databaseUrl: target.url,
           databaseId,
           databaseProblem,
-          ...this.#elsewhere.ofShards,
+          ...(this.#journal?.ofShards() ?? { nats: undefined, sqs: undefined }),
           settings: this.#config,
         };
       },

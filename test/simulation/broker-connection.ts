@@ -35,6 +35,9 @@ export function connectToBroker(broker: SimulatedBroker, { life, step, isCut }: 
       await broker.timeout(life);
       return { kind: 'unknown', error: new BrokerUnavailable('the network is down') };
     },
+    store: connection.store,
+    address: connection.address,
+    connect: () => connection.connect(),
     last: (stream) => ask(() => connection.last(stream)),
     /** One by one: others may store and purge in between. */
     async read(stream, fromSequence, messagesMax) {

@@ -76,7 +76,8 @@ export function mutateAppends(broker: Broker, mutations: Mutations): Broker {
     async read(stream, fromSequence, messagesMax) {
       const messages = await broker.read(stream, fromSequence, messagesMax);
       if (mutations.trustsOwnSequence === true)
-        return messages.map(({ sequence, data }) => ({
+        return messages.map(({ sequence, data, ...rest }) => ({
+          ...rest,
           sequence,
           data: (sequence === fromSequence ? published.get(`${stream} ${sequence}`) : undefined) ?? data,
         }));

@@ -2,6 +2,7 @@
 import { JournalError } from '#product/core/errors.js';
 import type { Queue, SendOutcome } from '#product/shard-worker/journal/sqs/queue.js';
 import type { Life } from './scheduler.js';
+import { STORE } from './simulated-broker.js';
 import { BATCH_MAX, QueueUnavailable, type SimulatedQueue } from './simulated-queue.js';
 
 /** The thread at the other end. */
@@ -46,6 +47,8 @@ export function connectToQueue(
     for (const batch of batchesOf(receipts)) await ask(() => connection.changeVisibility(batch, ms));
   };
   return {
+    store: STORE,
+    address: 'simulated',
     async send(stream, deduplicationId, data): Promise<SendOutcome> {
       if (!step()) return gone();
       if (isCut()) {
@@ -67,6 +70,7 @@ export function connectToQueue(
       return messages.map(({ group, body, receipt }) => ({
         stream: group,
         data: Buffer.from(body, 'base64'),
+        database: STORE.databaseId,
         receipt,
       }));
     },

@@ -16,6 +16,7 @@
  * those that are lost. What was on its way is lost, too: only a loss of power at all of its servers takes what was acknowledged.
  */
 import type { Broker, BrokerMessage, PublishOutcome } from '#product/shard-worker/journal/nats/broker.js';
+import type { JournalStore } from '#product/shard-worker/protocol/control-messages.js';
 import type { Mulberry32 } from '../support/mulberry32.js';
 import { Life, type Scheduler } from './scheduler.js';
 
@@ -54,6 +55,8 @@ interface Publish {
   readonly stream: string;
   readonly data: Uint8Array;
   readonly expectedSequence: number;
+  /** The database of the writer. */
+  readonly database: string | undefined;
   readonly answer: (outcome: PublishOutcome) => void;
 }
 
@@ -76,6 +79,13 @@ export interface BrokerState {
 
 /** A store that is new. */
 export const EMPTY_STATE: BrokerState = { subjects: new Map(), sequence: 0 };
+
+/** What it belongs to. */
+export const STORE: JournalStore = {
+  id: '5708e000-0000-4000-8000-000000000001',
+  databaseId: 'da7aba5e-0000-4000-8000-000000000001',
+  isAdopted: false,
+};
 
 /** The server, or the cluster. */
 export class SimulatedBroker {
@@ -116,7 +126,11 @@ export class SimulatedBroker {
   /** A client's connection, which ends with its life. */
   connect(life: Life): Broker {
     return {
-      publish: (stream, data, expectedSequence) => this.#publish(life, { stream, data, expectedSequence }),
+      store: STORE,
+      address: 'simulated',
+      connect: () => Promise.resolve(),
+      publish: (stream, data, expectedSequence) =>
+        this.#publish(life, { stream, data, expectedSequence, database: STORE.databaseId }),
       last: (stream) => this.#ask(life, () => this.#seen(stream).at(-1)),
       read: (stream, from, max) =>
         this.#ask(life, () =>
@@ -258,13 +272,13 @@ export class SimulatedBroker {
     });
   }
 
-  #take({ stream, data, expectedSequence }: Publish): PublishOutcome {
+  #take({ stream, data, expectedSequence, database }: Publish): PublishOutcome {
     const last = this.messages(stream).at(-1)?.sequence ?? 0;
     const fits = expectedSequence === ANY_SEQUENCE || expectedSequence === last;
     if (!fits && !this.#races(stream, expectedSequence)) return { kind: 'mismatch' };
     if (this.isFull) return { kind: 'refused', error: new BrokerUnavailable('maximum bytes exceeded') };
-    const sequence = this.#store(stream, data);
-    if (this.#kind.isOldCluster && this.#hasFault()) this.#copyLater(stream, data);
+    const sequence = this.#store(stream, data, database);
+    if (this.#kind.isOldCluster && this.#hasFault()) this.#copyLater(stream, data, database);
     return { kind: 'published', sequence };
   }
 
@@ -277,11 +291,12 @@ export class SimulatedBroker {
     return isRecent && expectedSequence === before && this.#random.below(2) === 0;
   }
 
-  #store(stream: string, data: Uint8Array): number {
+  #store(stream: string, data: Uint8Array, database: string | undefined): number {
     this.#sequence = this.#nextSequence(stream);
     const message: Stored = {
       sequence: this.#sequence,
       data,
+      database,
       storedAt: this.#scheduler.now,
       removedAt: Number.POSITIVE_INFINITY,
     };
@@ -298,12 +313,12 @@ export class SimulatedBroker {
   }
 
   /** The cluster proposes a message again. */
-  #copyLater(stream: string, data: Uint8Array): void {
+  #copyLater(stream: string, data: Uint8Array, database: string | undefined): void {
     this.underWay += 1;
     const run = this.#run;
     this.#scheduler.after(this.#random.below(COPY_MAX_MS), this.#network, () => {
       this.underWay -= 1;
-      if (run === this.#run) this.#store(stream, data);
+      if (run === this.#run) this.#store(stream, data, database);
     });
   }
 

@@ -3,7 +3,9 @@
  */
 import { randomBytes } from 'node:crypto';
 import { connect, parseDatabaseUrl, type DatabaseConnection } from '#product/db/connection.js';
+import { errorCode } from '#product/db/database-errors.js';
 import type { DatabaseLogger } from '#product/db/embedded/embedded-postgres.js';
+import { eventually } from './eventually.js';
 
 /** A silent logger, for tests of anything but the log. */
 export const silentLogger: DatabaseLogger = { info: () => undefined, warn: () => undefined, error: () => undefined };
@@ -17,9 +19,18 @@ export async function createDatabaseOn(serverUrl: string, options = ''): Promise
   return url.href;
 }
 
-/** A connection as the product makes it. */
+const CANNOT_CONNECT_NOW = '57P03';
+
+/** A connection as the product makes it. Waits for a PostgreSQL that starts, or that recovers from a crash. */
 export function connectTo(url: string, applicationName = 'test'): Promise<DatabaseConnection> {
-  return connect(parseDatabaseUrl(url), { applicationName });
+  return eventually('PostgreSQL takes connections', async () => {
+    try {
+      return await connect(parseDatabaseUrl(url), { applicationName });
+    } catch (error) {
+      if (errorCode(error) !== CANNOT_CONNECT_NOW) throw error;
+      return undefined;
+    }
+  });
 }
 
 /** Runs statements, separated by semicolons, over a connection of their own. */

@@ -41,3 +41,12 @@ export async function assertCounter(
   const { sum, committed, pending } = JSON.parse(answer.body) as Record<string, unknown>;
   assert.deepEqual({ sum, committed, pending }, expected);
 }
+
+/** The id of a database. */
+export async function databaseId(url: string): Promise<string> {
+  const [row] = await rowsOf<{ id: string }>(
+    url,
+    'select database_id::text as id from summing_counters_migrations limit 1',
+  );
+  return row?.id ?? '';
+}

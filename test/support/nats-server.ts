@@ -100,6 +100,11 @@ export class NatsServer {
     await ended;
   }
 
+  /** Deletes what a stopped server has stored. */
+  async wipe(): Promise<void> {
+    await rm(join(this.directory, 'store'), { recursive: true, force: true });
+  }
+
   /** Stops the process without ending it, or lets it go on. */
   signal(signal: 'SIGSTOP' | 'SIGCONT'): void {
     this.#child?.kill(signal);

@@ -38,6 +38,8 @@ export class SqsServer {
   #child: ChildProcess | undefined;
   readonly #port: number;
   #client: SQSClient | undefined;
+  /** The id of the database that sent messages name; undefined: as an earlier version of the server sends them. */
+  databaseId: string | undefined;
 
   private constructor(port: number) {
     this.#port = port;
@@ -125,6 +127,9 @@ export class SqsServer {
         MessageGroupId: group,
         MessageDeduplicationId: id,
         MessageBody: body,
+        ...(this.databaseId !== undefined && {
+          MessageAttributes: { Database: { DataType: 'String', StringValue: this.databaseId } },
+        }),
       }),
     );
   }

@@ -4,6 +4,8 @@
  * `counters-table.ts` creates or adopts the table `counters`, because its steps depend on an existing table.
  */
 
+import { PLACE } from '../session-statements.js';
+
 /** One step of the schema. A released version never changes. */
 export interface Migration {
   readonly version: number;
@@ -224,5 +226,62 @@ select case when exists (select from counters) then 'counters had sums before th
 `,
 };
 
+/**
+ * Which stores of journals belong to this database, and whether it is still where it was.
+ *
+ * This step changes the meaning of rows: a stream of a shared journal names the store that has its records, and servers look at the
+ * streams of their own store only. Sessions of older versions would retire streams whose records are in another store.
+ */
+const stores: Migration = {
+  version: 6,
+  name: 'stores',
+  sql: `
+-- One row. Where this database was when a server or an operator last said so: the system identifier of its cluster and its oid.
+-- Null: the role of the migration could not see the first.
+create table database_identity (
+  only_row boolean primary key default true check (only_row),
+  place text,
+  recorded_at timestamptz not null default now()
+);
+do $body$
+begin
+  insert into database_identity (place) values (${PLACE});
+exception when insufficient_privilege then
+  insert into database_identity (place) values (null);
+end
+$body$;
+
+-- Brokers and queues that belong to this database.
+create table journal_stores (
+  id uuid primary key,
+  journal text not null,
+  place text not null,
+  joined_at timestamptz not null default now()
+);
+
+-- Where the records of a stream are, for a journal in a broker or a queue. Null: a stream of another journal, or of an earlier version
+-- that no server has found in its store yet.
+alter table journal_checkpoints add column store uuid;
+
+create or replace function summing_counters_require_protocol() returns trigger language plpgsql as $body$
+begin
+  if coalesce(nullif(current_setting('summing_counters.protocol', true), ''), '0')::int < 3 then
+    raise exception 'this database is in use by a newer version of summing-counters'
+      using errcode = '25006',
+            hint = 'Upgrade the server. In a session of your own: set summing_counters.protocol = 3';
+  end if;
+  return null;
+end
+$body$;
+`,
+};
+
 /** All steps, oldest first. */
-export const migrations: readonly Migration[] = [initial, claims, removalsOfNothing, databaseTimes, incrementLog];
+export const migrations: readonly Migration[] = [
+  initial,
+  claims,
+  removalsOfNothing,
+  databaseTimes,
+  incrementLog,
+  stores,
+];

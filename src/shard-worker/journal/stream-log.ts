@@ -213,6 +213,8 @@ export interface ReceivedRecords {
   readonly stream: string;
   /** Names the message in later calls. */
   readonly receipt: string;
+  /** The database of its writer; undefined for an earlier version of the server. */
+  readonly database?: string | undefined;
   readonly firstLsn: Lsn;
   readonly lastLsn: Lsn;
   /** The last LSN that was acknowledged before it. LSNs between are in doubt, or do not exist. */
@@ -233,7 +235,9 @@ export type ReceivedStream =
   /** The row is at `at`. An acknowledged record between it and the received records is missing. */
   | { readonly kind: 'blocked'; readonly at: Checkpoint }
   /** There is no row, and the records are not the first ones: how much of the stream is counted is unknown. */
-  | { readonly kind: 'unknown' };
+  | { readonly kind: 'unknown' }
+  /** The records belong to another database, or name none and have no row. */
+  | { readonly kind: 'foreign' };
 
 /** A journal whose readers get what a queue hands out. */
 export interface QueueLog extends WriterLog {

@@ -142,6 +142,26 @@ export interface NatsSettings extends NatsConfig {
   readonly replicas: number;
 }
 
+/** What has the records of a journal in a broker or a queue, and the database to which it belongs. */
+export interface JournalStore {
+  /** A UUID. */
+  readonly id: string;
+  readonly databaseId: string;
+  /** An operator has said that streams that name no database belong to this one, too. */
+  readonly isAdopted: boolean;
+}
+
+/** A broker whose stream belongs to the database of this server. */
+export interface PairedNatsSettings extends NatsSettings {
+  /** As the start found it. */
+  readonly store: JournalStore;
+}
+
+/** A queue that belongs to the database of this server. */
+export interface PairedSqsSettings extends SqsConfig {
+  readonly store: JournalStore;
+}
+
 /** The task of a shard thread. All of it survives structured cloning. */
 export interface ShardTask {
   readonly shard: number;
@@ -157,8 +177,8 @@ export interface ShardTask {
   /** Streams of ended threads of this shard. */
   readonly handedOver: readonly HandedOverStream[];
   /** The connection to a journal outside of this machine, and its limit for a group. */
-  readonly nats: (NatsSettings & { readonly groupBytesMax: number }) | undefined;
-  readonly sqs: (SqsConfig & { readonly groupBytesMax: number }) | undefined;
+  readonly nats: (PairedNatsSettings & { readonly groupBytesMax: number }) | undefined;
+  readonly sqs: (PairedSqsSettings & { readonly groupBytesMax: number }) | undefined;
   readonly settings: ShardSettings;
 }
 

@@ -15,7 +15,13 @@ export interface ThreadConnections {
 }
 
 /** A connection of a thread. `what` names it in PostgreSQL. */
-export function connectionOf({ databaseUrl, shard }: ShardTask, what: string, looks: Turns): ShardConnection {
+export function connectionOf(
+  { databaseUrl, shard, nats, sqs }: ShardTask,
+  what: string,
+  looks: Turns,
+): ShardConnection {
   const applicationName = `summing-counters ${what} ${shard}`;
-  return new ShardConnection(parseDatabaseUrl(databaseUrl), { applicationName, connectTimeoutMs: 2000, looks });
+  const databaseId = (nats ?? sqs)?.store.databaseId;
+  const options = { applicationName, connectTimeoutMs: 2000, looks, ...(databaseId !== undefined && { databaseId }) };
+  return new ShardConnection(parseDatabaseUrl(databaseUrl), options);
 }

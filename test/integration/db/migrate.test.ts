@@ -181,7 +181,7 @@ test('sessions of older versions are refused with 25006 where they would take, f
   const isRefused = (error: unknown): boolean =>
     errorCode(error) === '25006' && String(error).includes('newer version');
   try {
-    for (const protocol of [undefined, '', '0', '1']) {
+    for (const protocol of [undefined, '', '0', '1', '2']) {
       if (protocol !== undefined)
         await client.query(`select set_config('summing_counters.protocol', $1, false)`, [protocol]);
       for (const text of [
@@ -198,7 +198,7 @@ test('sessions of older versions are refused with 25006 where they would take, f
     assert.deepEqual(await connection.query({ text: tables }), before);
     // Reading is allowed, and so is a session of an operator that says what it follows.
     await client.query('select * from journal_checkpoints');
-    await client.query('set summing_counters.protocol = 2');
+    await client.query('set summing_counters.protocol = 3');
     await client.query('update journal_checkpoints set lsn = 2');
     await client.query('delete from idempotency_keys');
   } finally {

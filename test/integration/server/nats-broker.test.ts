@@ -1,7 +1,8 @@
 /** What the client of NATS makes of a connection that was lost. */
 import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
 import { test } from 'node:test';
-import { openBrokerStream } from '#product/shard-worker/journal/nats/nats-start.js';
+import { openBrokerStream, pairBroker } from '#product/shard-worker/journal/nats/nats-start.js';
 import type { PublishOutcome } from '#product/shard-worker/journal/nats/broker.js';
 import { NatsBroker } from '#product/shard-worker/journal/nats/nats-broker.js';
 import { eventually } from '../../support/eventually.js';
@@ -21,9 +22,12 @@ test('a publish that has to open the connection sends nothing', { skip: natsServ
     stream: 'COUNTERS',
     replicas: 1,
   };
-  const broker = new NatsBroker(settings, 'test');
+  await openBrokerStream(settings, 65_536);
+  const id = randomUUID();
+  const store = await pairBroker(settings, { id, unknownStreams: () => Promise.resolve([]) });
+  assert.equal(store.databaseId, id);
+  const broker = new NatsBroker({ ...settings, store }, 'test');
   try {
-    await openBrokerStream(settings, 65_536);
     const first = await broker.publish('a', DATA, 0);
     assert.ok(first.kind === 'published', first.kind);
     await server.stop();

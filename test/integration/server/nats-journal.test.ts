@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 import { jetstream, jetstreamManager, StorageType } from '@nats-io/jetstream';
-import { connect } from '@nats-io/transport-node';
+import { connect, headers } from '@nats-io/transport-node';
 import { emptyRecord, encodeMessage } from '#product/shard-worker/journal/shared/message-format.js';
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
@@ -11,6 +11,7 @@ import { incrementRecord } from '../../support/journal-fixtures.js';
 import {
   assertCounter,
   committedSum,
+  databaseId,
   openStreams,
   rowsOf,
   type Environment,
@@ -54,7 +55,8 @@ describe('the journal in NATS', { skip: natsServerMissing() }, () => {
     const session = own(t, await connect({ servers: broker.address }));
     const manager = await jetstreamManager(session);
     const { state } = await manager.streams.info('summing-counters', { subjects_filter: '>' });
-    for (const subject of Object.keys(state.subjects ?? {})) {
+    const pairing = 'summing-counters.pairing';
+    for (const subject of Object.keys(state.subjects ?? {}).filter((name) => name !== pairing)) {
       const last = await manager.streams.getMessage('summing-counters', { last_by_subj: subject });
       assert.equal(last?.data.length, 0, `the last message of ${subject} is a fence`);
     }
@@ -65,14 +67,18 @@ describe('the journal in NATS', { skip: natsServerMissing() }, () => {
     const server = own(t, await start('serve', { JOURNAL_KEEP_SECONDS: '0' }));
     const client = jetstream(session);
     const origin = { node: randomUUID(), shard: 3 };
+    const ofDatabase = headers();
+    ofDatabase.set('Summing-Counters-Database', await databaseId(database.url));
+    const publish = (to: string, data: Uint8Array): Promise<unknown> =>
+      client.publish(to, data, { headers: ofDatabase });
     const [found, left, fenced] = [randomUUID(), randomUUID(), randomUUID()];
     const subject = (stream: string): string => `summing-counters.${stream}`;
-    await client.publish(subject(found), encodeMessage([emptyRecord(1)], 1, 0, origin));
-    await client.publish(subject(found), encodeMessage([incrementRecord('found', 7)], 2, 0, origin));
-    await client.publish(subject(left), encodeMessage([incrementRecord('left', 7)], 5, 0, origin));
+    await publish(subject(found), encodeMessage([emptyRecord(1)], 1, 0, origin));
+    await publish(subject(found), encodeMessage([incrementRecord('found', 7)], 2, 0, origin));
+    await publish(subject(left), encodeMessage([incrementRecord('left', 7)], 5, 0, origin));
     // As a copy of a record of a stream that was finished and forgotten.
-    await client.publish(subject(fenced), new Uint8Array(0));
-    await client.publish(subject(fenced), encodeMessage([incrementRecord('left', 7)], 1, 0, origin));
+    await publish(subject(fenced), new Uint8Array(0));
+    await publish(subject(fenced), encodeMessage([incrementRecord('left', 7)], 1, 0, origin));
     await eventually('its sum', async () => (await committedSum(database.url, 'found')) === 7);
     await eventually('the alert', () =>
       Promise.resolve(
@@ -85,11 +91,11 @@ describe('the journal in NATS', { skip: natsServerMissing() }, () => {
       return (await rowsOf(database.url, text)).length === 1;
     };
     await eventually('its end', () => retiredAt(2));
-    await client.publish(subject(found), encodeMessage([incrementRecord('found', 8)], 3, 0, origin));
+    await publish(subject(found), encodeMessage([incrementRecord('found', 8)], 3, 0, origin));
     await server.waitFor('A retired stream has records above its checkpoint; opened it again');
     await eventually('the late record is counted', async () => (await committedSum(database.url, 'found')) === 15);
     await eventually('its end again', () => retiredAt(3));
-    await client.publish(subject(found), encodeMessage([incrementRecord('left', 7)], 9, 0, origin));
+    await publish(subject(found), encodeMessage([incrementRecord('left', 7)], 9, 0, origin));
     await server.waitFor('A retired stream has a record behind a gap in NATS');
     assert.equal(await committedSum(database.url, 'left'), 0);
     assert.equal((await server.stop()).code, 0);

@@ -10,7 +10,7 @@ import { RECORD_HEADER_BYTES } from '#product/shard-worker/protocol/record-layou
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
 import { incrementRecord, rawRecord } from '../../support/journal-fixtures.js';
-import { committedSum, rowsOf, type Environment, type Role } from '../../support/journal-servers.js';
+import { committedSum, rowsOf, type Environment, type Role, databaseId } from '../../support/journal-servers.js';
 import { idempotentEntry } from '../../support/record-entries.js';
 import { startServer, type TestServer } from '../../support/server.js';
 import { SQS_ENVIRONMENT, SqsServer } from '../../support/sqs-server.js';
@@ -48,6 +48,7 @@ describe('the journal in SQS', () => {
 
   test('a stream that PostgreSQL has never heard of is counted from LSN 1 on; one that begins later is put aside', async (t) => {
     const rollUp = own(t, await start('roll-up'));
+    sqs.databaseId = await databaseId(database.url);
     assert.match(rollUp.output, /Journal in SQS, queue journal\.fifo: messages of 1 MiB, kept for 14 days/);
     const facts: QueueMessageFacts = {
       ...{ node: randomUUID(), shard: 3, time: 0 },

@@ -10,7 +10,7 @@ import { createTestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
 import { runJournalCommand } from '../../support/journal-command.js';
 import { incrementRecord } from '../../support/journal-fixtures.js';
-import { committedSum, rowsOf } from '../../support/journal-servers.js';
+import { committedSum, databaseId, rowsOf } from '../../support/journal-servers.js';
 import { startServer } from '../../support/server.js';
 import { SQS_ENVIRONMENT, SqsServer } from '../../support/sqs-server.js';
 import { own } from '../../support/own.js';
@@ -21,6 +21,7 @@ test('a stream that lacks records waits for an operator, who can have it counted
   const JOURNAL = await sqs.makeQueue();
   const env = { ...SQS_ENVIRONMENT, DATABASE_URL: database.url, JOURNAL, ROLE: 'roll-up', FLUSH_INTERVAL_MS: '100' };
   const rollUp = own(t, await startServer({ env: { ...env, SHARDS: '2' } }));
+  sqs.databaseId = await databaseId(database.url);
   const stream = randomUUID();
   const origin = { node: randomUUID(), shard: 0, time: 0, isClose: false };
   const write = (firstLsn: number, previousLsn: number): Promise<void> => {

@@ -17,6 +17,8 @@ let sqs: SqsServer;
 let proxy: TcpProxy;
 const queues: SqsQueue[] = [];
 
+const STORE = { id: randomUUID(), databaseId: randomUUID(), isAdopted: false };
+
 before(async () => {
   Object.assign(process.env, SQS_ENVIRONMENT);
   sqs = await SqsServer.start();
@@ -30,7 +32,7 @@ after(async () => {
 });
 
 function queueAt(queueUrl: string): SqsQueue {
-  const queue = new SqsQueue({ queueUrl, region });
+  const queue = new SqsQueue({ queueUrl, region, store: STORE });
   queues.push(queue);
   return queue;
 }
@@ -62,7 +64,7 @@ test('without a region or credentials a send is refused, and the start says what
   const settings = { queueUrl: sqs.urlOf('missing.fifo'), region: undefined };
   for (const [variable, problem] of cases) {
     Reflect.deleteProperty(process.env, variable);
-    const queue = new SqsQueue(settings);
+    const queue = new SqsQueue({ ...settings, store: STORE });
     queues.push(queue);
     assert.equal((await send(queue)).kind, 'refused');
     await assert.rejects(openQueue(settings), (error) => error instanceof StartError && problem.test(error.message));

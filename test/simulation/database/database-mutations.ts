@@ -14,6 +14,8 @@ interface FenceMutations {
   readonly unseenIsDuplicate?: boolean;
   /** A search for rows that are not written does not try a key of its own. */
   readonly noOwnKey?: boolean;
+  /** A survey finds the streams of every store. */
+  readonly surveyOfAllStores?: boolean;
   /** Owners' statements compare no epoch. */
   readonly ignoreEpoch?: boolean;
   /** The checkpoint commits before the sums. */

@@ -26,6 +26,8 @@ export const elsewhereStreamStatements: readonly (readonly [string, StatementMea
   [sql.LOOK_AT_STREAM, lookAtStream],
   [sql.RETIRE_STREAM_ELSEWHERE, retireStream],
   [sql.FORGET_STREAM, forgetStream],
+  [sql.JOIN_STORE, joinStore],
+  [sql.COUNT_STREAMS_ELSEWHERE, countElsewhere],
 ];
 
 const NEVER = Number.NEGATIVE_INFINITY;
@@ -34,20 +36,21 @@ const NEVER = Number.NEGATIVE_INFINITY;
 function makeStream(context: StatementContext): Plan {
   const { server, transaction, values, arrivedAt } = context;
   const { newRowWithoutPruningLock } = server.mutations;
-  const [stream, node, shard, flusher, journal, isWriter] = values as [
+  const [stream, node, shard, flusher, journal, isWriter, store] = values as [
     string,
     string,
     number,
     string | null,
     string,
     boolean,
+    string | null,
   ];
   const run = (): Row[] => {
     if (transaction.checkpoint(stream) !== undefined) {
       server.locks.release(rowLock(stream), transaction);
       return [];
     }
-    const facts = { epoch: newEpoch(server), lsn: 0, node, shard, journal, owner: flusher ?? undefined };
+    const facts = { epoch: newEpoch(server), lsn: 0, node, shard, journal, owner: flusher ?? undefined, store };
     const row = newRow(context, facts);
     if (newRowWithoutPruningLock === true) server.locks.release(PRUNING_LOCK, transaction);
     transaction.setCheckpoint(stream, row);
@@ -98,6 +101,7 @@ function knownStreams({ server, transaction, values }: StatementContext): Plan {
           retired: row.retiredAt !== undefined,
           due: isOlder(row, 1000 * keepSeconds),
           old: isOlder(row, tombstoneMs(server, hours)),
+          store: row.store,
         },
       ];
     });
@@ -164,6 +168,29 @@ function retireStream(context: StatementContext): Plan {
     transaction.atCommit(() => server.tables.heartbeats.delete(stream));
     return [{ '?column?': 1 }];
   });
+}
+
+function joinStore(context: StatementContext): Plan {
+  const { transaction, values } = context;
+  const [stream, store] = values as [string, string];
+  const fits = (row: CheckpointRow): boolean => row.store === null && row.journal === 'nats';
+  return planForRow(context, stream, fits, (row) => {
+    if (row === undefined) return [];
+    transaction.setCheckpoint(stream, { ...row, store });
+    return [{ '?column?': 1 }];
+  });
+}
+
+function countElsewhere({ server, values }: StatementContext): Plan {
+  const [journal, store] = values as [string, string];
+  const run = (): Row[] => {
+    const rows = [...server.tables.checkpoints.values()];
+    const elsewhere = rows.filter(
+      (row) => row.journal === journal && row.retiredAt === undefined && row.store !== store,
+    );
+    return [{ streams: elsewhere.length }];
+  };
+  return { run };
 }
 
 function forgetStream(context: StatementContext): Plan {

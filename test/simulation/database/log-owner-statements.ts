@@ -36,8 +36,8 @@ export const logOwnerStatements: readonly (readonly [string, StatementMeaning])[
 /** In ms of the clock of the database. */
 const ALIVE_MS = 6000;
 
-/** All streams of a journal that are not retired. Those of the postgres journal have a row in journal_streams. */
-function surveyStreams({ server, transaction, values: [journal] }: StatementContext): Plan {
+/** All streams of a journal and a store that are not retired. Those of the postgres journal have a row in journal_streams. */
+function surveyStreams({ server, transaction, values: [journal, store] }: StatementContext): Plan {
   const run = (): Row[] => {
     const { checkpoints, streams, heartbeats } = server.tables;
     const isAlive = (id: string | undefined): boolean =>
@@ -46,7 +46,8 @@ function surveyStreams({ server, transaction, values: [journal] }: StatementCont
     return [...checkpoints].sort(byName).flatMap(([stream, row]) => {
       const fence = streams.get(stream);
       const isLeftOut = journal === 'postgres' && fence === undefined;
-      if (row.journal !== journal || row.retiredAt !== undefined || isLeftOut) return [];
+      const isElsewhere = row.store !== store && server.mutations.surveyOfAllStores !== true;
+      if (row.journal !== journal || isElsewhere || row.retiredAt !== undefined || isLeftOut) return [];
       return [
         {
           stream,

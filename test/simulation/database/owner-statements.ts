@@ -205,6 +205,7 @@ function madeAnew(
     shard: 0,
     journal: 'file',
     owner: undefined,
+    store: null,
   };
   const makeAndRun = (): Row[] => {
     if (transaction.checkpoint(stream) === undefined) transaction.setCheckpoint(stream, made);

@@ -17,6 +17,8 @@ export interface CheckpointRow {
   readonly journal: string;
   /** Who flushes the stream; undefined: nobody, or the journal is another one. */
   readonly owner: string | undefined;
+  /** Null: an earlier version made the row, or the records are in the database or a directory. */
+  readonly store: string | null;
 }
 
 /** A row of journal_streams. */

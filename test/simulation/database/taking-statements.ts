@@ -94,7 +94,9 @@ function takeCheckpoint(context: StatementContext): Plan {
 /** The row of a new stream. */
 export function newRow(
   context: StatementContext,
-  facts: Pick<CheckpointRow, 'epoch' | 'lsn' | 'node' | 'shard' | 'journal' | 'owner'>,
+  facts: Pick<CheckpointRow, 'epoch' | 'lsn' | 'node' | 'shard' | 'journal' | 'owner'> & {
+    readonly store?: string | null;
+  },
 ): CheckpointRow {
   const { server, transaction } = context;
   const { newRowCoversAll, newRowAcceptedNow } = server.mutations;
@@ -107,6 +109,7 @@ export function newRow(
     heardAt: transaction.beganAt,
     closedAt: undefined,
     retiredAt: undefined,
+    store: facts.store ?? null,
   };
 }
 

@@ -4,11 +4,15 @@
  * `nats-broker.ts` implements it over JetStream, the simulation in memory.
  */
 
+import type { JournalStore } from '../../protocol/control-messages.js';
+
 /** A message of a stream's subject. A message without data is a fence: it has no LSN, and ends the stream for its writer. */
 export interface BrokerMessage {
   /** Greater than the sequence of every earlier message of any subject. Sequences have gaps. */
   readonly sequence: number;
   readonly data: Uint8Array;
+  /** The id of the database of its writer; undefined for an earlier version of the server. */
+  readonly database?: string | undefined;
 }
 
 /** The outcome of a publish, as far as this process knows it. */
@@ -29,6 +33,14 @@ export type PublishOutcome =
  * may have had their effect.
  */
 export interface Broker {
+  /** The store behind the last connection. */
+  readonly store: JournalStore;
+  /** Where it is, for an operator. */
+  readonly address: string;
+
+  /** Opens a connection, so that {@link Broker.store} is the one that the next call reaches. */
+  connect(): Promise<void>;
+
   /** `expectedSequence`: of the last message of the subject, as this connection knows it; 0: none. */
   publish(stream: string, data: Uint8Array, expectedSequence: number): Promise<PublishOutcome>;
 

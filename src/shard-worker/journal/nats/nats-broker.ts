@@ -4,111 +4,33 @@
  * One connection, opened on demand, also after a loss. The client library would buffer a publish without a connection and send
  * it later. Here it is refused instead, so that it certainly was not sent.
  */
-import { readFileSync } from 'node:fs';
-import { isIP } from 'node:net';
-import { checkServerIdentity, type PeerCertificate } from 'node:tls';
-import type { Msg, MsgHdrs, NatsConnection } from '@nats-io/transport-node';
-import type { JetStreamManager } from '@nats-io/jetstream';
-import { causesOf, JournalError, reasonOf } from '../../../core/errors.js';
-import type { NatsSettings } from '../../protocol/control-messages.js';
+import type { Msg, MsgHdrs } from '@nats-io/transport-node';
+import { causesOf } from '../../../core/errors.js';
+import type { JournalStore, PairedNatsSettings } from '../../protocol/control-messages.js';
 import type { Broker, BrokerMessage, PublishOutcome } from './broker.js';
+import { readPairing, streamsIn, writePairing, type AskBroker } from './nats-pairing.js';
+import {
+  connectToNats,
+  getRequest,
+  messageOf,
+  outcomeOf,
+  publishHeaders,
+  subjectOf,
+  unavailable,
+  type GetRequest,
+  type NatsSession,
+} from './nats-session.js';
 
-const CONNECT_TIMEOUT_MS = 2000;
 /** How long a request waits for its answer. Much less than ACK_TIMEOUT_MS: a publish without an answer is looked up. */
 const REQUEST_TIMEOUT_MS = 2000;
-/** A list of subjects can be long. */
-const LIST_TIMEOUT_MS = 10_000;
-const PING_INTERVAL_MS = 5000;
 /** After this many requests in a row without an answer another server of the cluster is tried. */
 const UNANSWERED_MAX = 2;
 /** Between attempts to connect. */
 const RECONNECT_MS = 250;
 
-const EXPECTED_SEQUENCE_HEADER = 'Nats-Expected-Last-Subject-Sequence';
-const EXPECTED_STREAM_HEADER = 'Nats-Expected-Stream';
-
-/** Error codes of JetStream: the last message of the subject is another one than expected, or not known yet. */
-const MISMATCHES: readonly number[] = [10071, 10164, 10158];
-/**
- * Error codes of a message that is certainly not stored: no resources (10023, 10047), no JetStream (10008, 10039, 10076),
- * message too large (10054), no such stream, or another one (10059, 10060).
- */
-const REFUSALS: readonly number[] = [10008, 10023, 10039, 10047, 10054, 10059, 10060, 10076];
-/** A store failed. Certain only where a limit was the reason: a disk may fail after others of the cluster stored the message. */
-const STORE_FAILED = 10077;
-/** There is no message, or none follows. */
-const NO_MESSAGE = 10037;
-
-interface ApiError {
-  readonly code?: number;
-  readonly err_code?: number;
-  readonly description?: string;
-}
-
-type GetRequest = { readonly seq: number; readonly next_by_subj: string } | { readonly last_by_subj: string };
-
-interface GetAnswer {
-  /** `data`: in base64; none where it is empty. */
-  readonly message?: { readonly seq: number; readonly data?: string };
-  readonly error?: ApiError;
-}
-
-/** An open connection. */
-export interface NatsSession {
-  readonly connection: NatsConnection;
-  readonly manager: JetStreamManager;
-  readonly makeHeaders: () => MsgHdrs;
-}
-
-/**
- * Connects to one of the servers. Rejects as the client library does. Loads the library here, because other journals do not
- * need it.
- */
-export async function connectToNats(settings: NatsSettings, name: string): Promise<NatsSession> {
-  const { connect, credsAuthenticator, headers } = await import('@nats-io/transport-node');
-  const { jetstreamManager } = await import('@nats-io/jetstream');
-  const { user, password, token, credsFile, tls } = settings;
-  const connection = await connect({
-    servers: [...settings.servers],
-    name,
-    reconnect: false,
-    timeout: CONNECT_TIMEOUT_MS,
-    pingInterval: PING_INTERVAL_MS,
-    noAsyncTraces: true,
-    ...(user !== undefined && { user, pass: password ?? '' }),
-    ...(token !== undefined && { token }),
-    ...(credsFile !== undefined && { authenticator: credsAuthenticator(readFileSync(credsFile)) }),
-    ...(tls !== undefined && { tls: { ...definedOf(tls), ...identityCheck(settings.servers) } }),
-  });
-  const manager = await jetstreamManager(connection, { checkAPI: false, timeout: LIST_TIMEOUT_MS });
-  return { connection, manager, makeHeaders: () => headers() };
-}
-
-/**
- * For a server given by its address the client library names no host, and Node.js expects a certificate for `localhost`. This
- * check expects one for a given address.
- */
-function identityCheck(servers: readonly string[]): Readonly<Record<string, unknown>> {
-  const hosts = servers.map((server) => new URL(server.includes('://') ? server : `nats://${server}`).hostname);
-  const addresses = hosts.map((host) => host.replace(/^\[|\]$/g, '')).filter((host) => isIP(host) > 0);
-  if (addresses.length === 0 || hosts.includes('localhost')) return {};
-  return {
-    checkServerIdentity: (name: string, certificate: PeerCertificate): Error | undefined => {
-      const expected = name === 'localhost' ? addresses : [name];
-      const problems = expected.map((host) => checkServerIdentity(host, certificate));
-      return problems.includes(undefined) ? undefined : problems[0];
-    },
-  };
-}
-
-/** The subject of a stream. */
-function subjectOf({ stream }: Pick<NatsSettings, 'stream'>, name: string): string {
-  return `${stream}.${name}`;
-}
-
 /** A broker over JetStream. */
 export class NatsBroker implements Broker {
-  readonly #settings: NatsSettings;
+  readonly #settings: PairedNatsSettings;
   readonly #name: string;
   #session: NatsSession | undefined;
   #opening: Promise<NatsSession> | undefined;
@@ -118,11 +40,26 @@ export class NatsBroker implements Broker {
   /** Rejects of the requests of the session. */
   #inFlight = new Set<(error: Error) => void>();
   #isClosed = false;
+  #store: JournalStore;
 
   /** `name`: of the connection, as the server shows it. */
-  constructor(settings: NatsSettings, name: string) {
+  constructor(settings: PairedNatsSettings, name: string) {
     this.#settings = settings;
     this.#name = name;
+    this.#store = settings.store;
+  }
+
+  get store(): JournalStore {
+    return this.#store;
+  }
+
+  get address(): string {
+    const { servers, stream } = this.#settings;
+    return `${servers.join(',')} ${stream}`;
+  }
+
+  async connect(): Promise<void> {
+    await this.#opened();
   }
 
   async publish(stream: string, data: Uint8Array, expectedSequence: number): Promise<PublishOutcome> {
@@ -134,9 +71,7 @@ export class NatsBroker implements Broker {
       return { kind: 'refused', error };
     }
     if (session !== before && expectedSequence > 0) return { kind: 'reconnected' };
-    const headers = session.makeHeaders();
-    headers.set(EXPECTED_SEQUENCE_HEADER, String(expectedSequence));
-    headers.set(EXPECTED_STREAM_HEADER, this.#settings.stream);
+    const headers = publishHeaders(session, this.#settings, this.#store.databaseId, expectedSequence);
     try {
       const answer = await this.#request(session, subjectOf(this.#settings, stream), data, headers);
       return outcomeOf(answer);
@@ -190,17 +125,11 @@ export class NatsBroker implements Broker {
    */
   async #get(query: GetRequest): Promise<BrokerMessage | undefined> {
     const session = await this.#opened();
-    const subject = `$JS.API.STREAM.MSG.GET.${this.#settings.stream}`;
-    let answer: Msg;
     try {
-      answer = await this.#request(session, subject, JSON.stringify(query));
+      return messageOf(await this.#request(session, ...getRequest(this.#settings, query)));
     } catch (error) {
       throw unavailable(error);
     }
-    const { message, error } = answer.json<GetAnswer>();
-    if (error?.err_code === NO_MESSAGE) return undefined;
-    if (message === undefined) throw unavailable(new Error(error?.description ?? 'an answer without a message'));
-    return { sequence: message.seq, data: Buffer.from(message.data ?? '', 'base64') };
   }
 
   async #managed<T>(work: (session: NatsSession) => Promise<T>): Promise<T> {
@@ -264,9 +193,15 @@ export class NatsBroker implements Broker {
   async #open(): Promise<NatsSession> {
     try {
       const session = await connectToNats(this.#settings, this.#name);
-      if (this.#isClosed) await session.connection.close();
       const inFlight = new Set<(error: Error) => void>();
       this.#inFlight = inFlight;
+      try {
+        this.#store = await this.#pairedStore(session);
+      } catch (error) {
+        session.connection.close().catch(ignore);
+        throw error;
+      }
+      if (this.#isClosed) await session.connection.close();
       this.#session = session;
       session.connection.closed().then((reason) => {
         for (const reject of inFlight) reject(new Error('the connection was lost', { cause: reason }));
@@ -278,17 +213,28 @@ export class NatsBroker implements Broker {
       throw error;
     }
   }
-}
 
-function outcomeOf(answer: Msg): PublishOutcome {
-  const ack = answer.json<{ readonly seq?: number; readonly error?: ApiError }>();
-  const { seq, error } = ack;
-  if (error === undefined && seq !== undefined && seq > 0) return { kind: 'published', sequence: seq };
-  const code = error?.err_code ?? 0;
-  if (MISMATCHES.includes(code)) return { kind: 'mismatch' };
-  const failure = new Error(`${error?.description ?? 'an answer without a sequence'} (${code})`);
-  const isLimit = code === STORE_FAILED && error?.description?.includes('maximum') === true;
-  return REFUSALS.includes(code) || isLimit ? { kind: 'refused', error: failure } : { kind: 'unknown', error: failure };
+  /** The store behind a new connection. One that was made anew, and is empty, gets its name here. */
+  async #pairedStore(session: NatsSession): Promise<JournalStore> {
+    const settings = this.#settings;
+    const { databaseId } = settings.store;
+    const ask: AskBroker = (subject, data, headers) => this.#request(session, subject, data, headers);
+    let found = await readPairing(settings, ask);
+    if (found === undefined) {
+      if ((await streamsIn(settings, session)).length > 0)
+        throw foreign(
+          settings.stream,
+          'belongs to no database, and holds streams; restart the server, which says more',
+        );
+      found = await writePairing(settings, session, ask, { databaseId, isAdopted: false });
+    }
+    if (found.databaseId !== databaseId)
+      throw foreign(
+        settings.stream,
+        `belongs to the database ${found.databaseId}, and this server counts in ${databaseId}`,
+      );
+    return found;
+  }
 }
 
 /** Whether an error of the client library, or a cause of it, has this name. */
@@ -296,13 +242,9 @@ function hasCause(error: unknown, name: string): boolean {
   return causesOf(error).some((cause) => cause instanceof Error && cause.name === name);
 }
 
-function unavailable(cause: unknown): JournalError {
-  if (cause instanceof JournalError) return cause;
-  return new JournalError('journal-unavailable', `NATS is unavailable: ${reasonOf(cause)}`, { cause });
-}
-
-function definedOf(files: NonNullable<NatsSettings['tls']>): Readonly<Record<string, string>> {
-  return Object.fromEntries(Object.entries(files).filter((entry): entry is [string, string] => entry[1] !== undefined));
+/** A store that is not the one of this server. */
+function foreign(stream: string, why: string): Error {
+  return new Error(`the stream ${stream} in NATS ${why}`);
 }
 
 function ignore(): void {

@@ -73,7 +73,6 @@ export class NatsJournal implements SharedLog, StreamFates {
   readonly isInDatabase = false;
   readonly groupBytesMax: number;
   readonly #deps: NatsJournalDeps;
-  readonly #confirmAfterMs: number;
   readonly #rows: StreamRows;
   readonly #purge: SubjectPurge;
   readonly #readers: StreamReaders;
@@ -81,6 +80,8 @@ export class NatsJournal implements SharedLog, StreamFates {
   readonly #growth: StreamGrowth;
   readonly #discovery: SubjectDiscovery;
   #beginning: Beginning | undefined;
+  /** Of the latest stream. */
+  #storeId: string;
   /** The opening record of the latest stream: its sequence, and when it was sent. */
   #opening = { sequence: 0, confirmedAt: 0 };
   #writer: SharedStreamWriter | undefined;
@@ -89,10 +90,10 @@ export class NatsJournal implements SharedLog, StreamFates {
     const { clock, groupBytesMax, keepSeconds, log, reads, windowHours, intervals = INTERVALS } = deps;
     const { confirmAfterMs } = intervals;
     this.#deps = deps;
+    this.#storeId = deps.appends.store.id;
     this.groupBytesMax = groupBytesMax;
-    this.#confirmAfterMs = confirmAfterMs;
     const common = { broker: reads, clock, log };
-    const rows = new StreamRows('nats', deps);
+    const rows = new StreamRows('nats', deps, reads);
     const purge = new SubjectPurge({ ...common, keepSeconds, confirmAfterMs });
     const scan = new SubjectScan(reads, log);
     const growth = new StreamGrowth(intervals);
@@ -118,6 +119,7 @@ export class NatsJournal implements SharedLog, StreamFates {
    * record makes the row. Rejects with `journal-unavailable`; the next call then continues with this stream.
    */
   async begin(stream: string): Promise<BegunStream> {
+    await this.#connect();
     this.#beginning ??= await this.#prepare(stream);
     const { begun, opening } = this.#beginning;
     const confirmedAt = this.#deps.clock.monotonic();
@@ -127,6 +129,22 @@ export class NatsJournal implements SharedLog, StreamFates {
       throw new JournalError('journal-unavailable', 'The new stream was fenced; beginning another one.');
     this.#opening = { sequence, confirmedAt };
     return begun;
+  }
+
+  /** The row of a new stream names the store that gets its records. */
+  async #connect(): Promise<void> {
+    const { appends, log, reads } = this.#deps;
+    const before = this.#storeId;
+    await Promise.all([appends.connect(), reads.connect()]);
+    const store = appends.store.id;
+    if (store !== reads.store.id)
+      throw new JournalError('journal-unavailable', `JOURNAL leads to two stores: ${store} and ${reads.store.id}.`);
+    this.#storeId = store;
+    if (store === before) return;
+    const what =
+      'The stream of JetStream is another one than before, or is made anew. Records that the one before still has are not counted ' +
+      'here; `npm run journal -- stores` lists its streams';
+    log('warn', { before, store }, what);
   }
 
   async #prepare(stream: string): Promise<Beginning> {
@@ -145,7 +163,7 @@ export class NatsJournal implements SharedLog, StreamFates {
       ...deps,
       broker: this.#deps.appends,
       origin: this.#deps.owner,
-      confirmAfterMs: this.#confirmAfterMs,
+      confirmAfterMs: (this.#deps.intervals ?? INTERVALS).confirmAfterMs,
       stored: (lsn, sequence) => {
         purges.noteMessage(lsn, sequence);
       },

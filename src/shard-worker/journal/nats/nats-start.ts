@@ -5,15 +5,24 @@
  */
 import type { StreamConfig, StreamInfo } from '@nats-io/jetstream';
 import { sizeText } from '../../../config/setting-text.js';
-import { JournalError, reasonOf, StartError } from '../../../core/errors.js';
-import type { NatsSettings } from '../../protocol/control-messages.js';
-import { bodyBytesMaxOf, groupBytesMaxOf, messageBytesFor } from './nats-message.js';
-import { connectToNats, type NatsSession } from './nats-broker.js';
+import { CounterError, JournalError, reasonOf, StartError } from '../../../core/errors.js';
+import type { JournalStore, NatsSettings } from '../../protocol/control-messages.js';
+import {
+  foreignSentence,
+  unknownSentence,
+  unpaired,
+  type PairedDatabase,
+  type StorePairing,
+} from '../store-pairing.js';
+import { bodyBytesMaxOf, groupBytesMaxOf, isFence, messageBytesFor } from './nats-message.js';
+import { firstMessage, readPairing, streamsIn, writePairing, type AskBroker } from './nats-pairing.js';
+import { connectToNats, unavailable, type NatsSession } from './nats-session.js';
 
 /** Least limit of a message: a batch of small requests has up to 64 KiB. */
 const PAYLOAD_BYTES_MIN = 128 * 1024;
 /** From this version on, a cluster accepts at most one of two publishes with the same expectation. */
 const EXACT_SINCE = [2, 11] as const;
+const REQUEST_TIMEOUT_MS = 2000;
 const STREAM_NOT_FOUND = 10059;
 /** Another server has made the stream meanwhile. */
 const STREAM_EXISTS = 10058;
@@ -39,22 +48,99 @@ export interface BrokerFacts {
  * where an operator must change something, with JournalError `journal-unavailable` where a later attempt may succeed.
  */
 export async function openBrokerStream(settings: NatsSettings, bodyBytes = 0): Promise<BrokerFacts> {
-  let session: NatsSession;
-  try {
-    session = await connectToNats(settings, 'summing-counters start');
-  } catch (error) {
-    throw refusalOf(error) ?? unavailable(error);
-  }
-  try {
+  return withSession(settings, async (session) => {
     const payloadBytes = payloadBytesOf(session);
     const info = await streamOf(session, settings);
     const limit = info.config.max_msg_size > 0 ? Math.min(payloadBytes, info.config.max_msg_size) : payloadBytes;
     const problems = [...streamProblems(info.config, settings), ...sizeProblems(limit, bodyBytes)];
     if (problems.length > 0) throw new StartError(problems);
     return factsOf(session, info.config, limit);
+  });
+}
+
+/**
+ * Finds out to which database the stream of JetStream belongs. One that belongs to none gets the database of this server, unless it
+ * has records of streams that the database does not know. Rejects as {@link openBrokerStream} does.
+ */
+export function pairBroker(settings: NatsSettings, database: PairedDatabase): Promise<JournalStore> {
+  return withSession(settings, async (session) => {
+    const ask = askerOf(session);
+    const { id } = database;
+    let found = await readPairing(settings, ask);
+    if (found === undefined) {
+      if (id === undefined) throw unpaired(`The stream ${settings.stream} in NATS`);
+      await requireKnownStreams(settings, session, ask, database);
+      found = await writePairing(settings, session, ask, { databaseId: id, isAdopted: false });
+    }
+    if (id !== undefined && id !== found.databaseId)
+      throw new StartError([
+        foreignSentence(`the stream ${settings.stream} in NATS`, found.databaseId, id, 'NATS_STREAM'),
+      ]);
+    return found;
+  });
+}
+
+/** Calls `decide` with the pairing of a stream of JetStream. Rejects as {@link openBrokerStream} does. */
+export function decideBroker<T>(
+  settings: NatsSettings,
+  database: PairedDatabase,
+  decide: (pairing: StorePairing) => Promise<T>,
+): Promise<T> {
+  return withSession(settings, async (session) => {
+    const ask = askerOf(session);
+    return decide({
+      before: await readPairing(settings, ask),
+      unknownStreams: await unknownStreams(settings, session, ask, database),
+      pair: (databaseId) => writePairing(settings, session, ask, { databaseId, isAdopted: true }),
+    });
+  });
+}
+
+function askerOf({ connection }: NatsSession): AskBroker {
+  return (subject, data, headers) =>
+    connection.request(subject, data, { timeout: REQUEST_TIMEOUT_MS, ...(headers !== undefined && { headers }) });
+}
+
+async function requireKnownStreams(
+  settings: NatsSettings,
+  session: NatsSession,
+  ask: AskBroker,
+  database: PairedDatabase,
+): Promise<void> {
+  const unknown = await unknownStreams(settings, session, ask, database);
+  if (unknown.length > 0)
+    throw new StartError([unknownSentence(`the stream ${settings.stream} in NATS`, unknown, 'NATS_STREAM')]);
+}
+
+/** Streams with records, and without a row. A subject that has only fences is that of a stream that ended long ago. */
+async function unknownStreams(
+  settings: NatsSettings,
+  session: NatsSession,
+  ask: AskBroker,
+  database: PairedDatabase,
+): Promise<readonly string[]> {
+  const without = await database.unknownStreams(await streamsIn(settings, session));
+  const unknown: string[] = [];
+  for (const stream of without) {
+    const first = await firstMessage(settings, ask, stream);
+    if (first !== undefined && !isFence(first.data)) unknown.push(stream);
+  }
+  return unknown;
+}
+
+/** Connects for `work`. Rejects with StartError and JournalError. */
+async function withSession<T>(settings: NatsSettings, work: (session: NatsSession) => Promise<T>): Promise<T> {
+  let session: NatsSession;
+  try {
+    session = await connectToNats(settings, 'summing-counters start');
   } catch (error) {
-    if (error instanceof StartError) throw error;
-    throw refusalOf(error) ?? unavailable(error);
+    throw refusalOf(error) ?? unavailableAtStart(error);
+  }
+  try {
+    return await work(session);
+  } catch (error) {
+    if (error instanceof StartError || error instanceof CounterError) throw error;
+    throw refusalOf(error) ?? unavailableAtStart(error);
   } finally {
     session.connection.close().catch(() => undefined);
   }
@@ -197,12 +283,12 @@ function statusOf(error: unknown): number | undefined {
   return error instanceof Error && 'status' in error && typeof error.status === 'number' ? error.status : undefined;
 }
 
-function unavailable(cause: unknown): JournalError {
+function unavailableAtStart(cause: unknown): JournalError {
   if (codeOf(cause) === NO_PEERS)
     return new JournalError(
       'journal-unavailable',
       `NATS has fewer servers at the moment than NATS_REPLICAS: ${reasonOf(cause)}`,
       { cause },
     );
-  return new JournalError('journal-unavailable', `NATS is unavailable: ${reasonOf(cause)}`, { cause });
+  return unavailable(cause);
 }

@@ -12,6 +12,8 @@ const SCAN_MESSAGES = 16;
 /** The first record of a subject. */
 export interface FirstRecord extends MessageOrigin {
   readonly lsn: Lsn;
+  /** The database of its writer; undefined for an earlier version of the server. */
+  readonly database: string | undefined;
   /** The first message is a fence, so the records behind it may be copies of counted ones. */
   readonly isBehindFence: boolean;
 }
@@ -50,7 +52,8 @@ export class SubjectScan {
       if (message === undefined) return undefined;
       if (!isFence(message.data)) {
         const group = this.#decoded(stream, message);
-        return group && { lsn: group.firstLsn, node: group.node, shard: group.shard, isBehindFence };
+        const { database } = message;
+        return group && { lsn: group.firstLsn, database, node: group.node, shard: group.shard, isBehindFence };
       }
       isBehindFence = true;
       from = message.sequence + 1;

@@ -10,7 +10,13 @@
  */
 import type { Lsn } from '../../../core/checkpoint.js';
 import type { Clock } from '../../../core/clock.js';
-import { FORGET_STREAM, KNOWN_STREAMS, REOPEN_STREAM } from '../../../db/stream-statements.js';
+import {
+  COUNT_STREAMS_ELSEWHERE,
+  FORGET_STREAM,
+  JOIN_STORE,
+  KNOWN_STREAMS,
+  REOPEN_STREAM,
+} from '../../../db/stream-statements.js';
 import { lockedRow, type StreamRows } from '../shared/stream-rows.js';
 import { isUuid } from '../../../core/uuid.js';
 import type { Broker } from './broker.js';
@@ -22,6 +28,8 @@ import type { SubjectPurge } from './subject-purge.js';
 
 /** Added to the interval between two lists for each subject. */
 const LIST_INTERVAL_A_SUBJECT_MS = 2;
+/** Between two counts of streams in other stores. */
+const COUNT_INTERVAL_MS = 60_000;
 /** Most subjects that are checked after one list. */
 const CHECKS_MAX = 100;
 
@@ -35,7 +43,7 @@ export interface DiscoveryIntervals {
 
 /** Collaborators and limits of the discovery. */
 export interface SubjectDiscoveryDeps {
-  readonly broker: Pick<Broker, 'streams'>;
+  readonly broker: Pick<Broker, 'store' | 'streams'>;
   readonly rows: StreamRows;
   readonly scan: SubjectScan;
   readonly purge: SubjectPurge;
@@ -56,6 +64,8 @@ interface KnownRow {
   readonly retired: boolean;
   readonly due: boolean;
   readonly old: boolean;
+  /** Null: of an earlier version. */
+  readonly store: string | null;
 }
 
 /** Checks a subject. True where nothing is left to do for now. */
@@ -67,9 +77,12 @@ export class SubjectDiscovery {
   readonly #checked = new Map<string, { readonly messages: number; readonly at: number }>();
   #lastChecked: string | undefined;
   #dueAt = Number.NEGATIVE_INFINITY;
+  #countDueAt: number;
+  #elsewhere = 0;
   readonly #listing: Errand;
   readonly #discovering: Errand;
   readonly #checking: Errand;
+  readonly #counting: Errand;
   #isClosing = false;
 
   constructor(deps: SubjectDiscoveryDeps) {
@@ -78,6 +91,9 @@ export class SubjectDiscovery {
     this.#listing = new Errand(deps.log, 'Cannot list the subjects in NATS now; retrying');
     this.#discovering = new Errand(deps.log, unchecked);
     this.#checking = new Errand(deps.log, unchecked);
+    this.#counting = new Errand(deps.log, 'Cannot count the streams of other stores now; retrying');
+    // Streams of an earlier version join the store before.
+    this.#countDueAt = deps.clock.monotonic() + COUNT_INTERVAL_MS;
   }
 
   /** Lists and checks subjects where that is due. `open`: streams with an open row; `beginning`: the one that this thread begins. */
@@ -89,7 +105,7 @@ export class SubjectDiscovery {
   /** Resolves after the current check. */
   async close(): Promise<void> {
     this.#isClosing = true;
-    await Promise.all([this.#listing, this.#discovering, this.#checking].map(({ ended }) => ended));
+    await Promise.all([this.#listing, this.#discovering, this.#checking, this.#counting].map(({ ended }) => ended));
   }
 
   async #look(open: ReadonlySet<string>, beginning: string | undefined): Promise<void> {
@@ -99,6 +115,7 @@ export class SubjectDiscovery {
     const now = clock.monotonic();
     this.#dueAt = askedAt + intervals.listMs + LIST_INTERVAL_A_SUBJECT_MS * subjects.size;
     growth.noteList(subjects, open, askedAt);
+    if (now >= this.#countDueAt) this.#counting.run(() => this.#countElsewhere(now));
     const due: string[] = [];
     for (const [stream, messages] of fromNext(subjects, this.#lastChecked)) {
       if (open.has(stream) || !isUuid(stream) || stream === beginning) continue;
@@ -124,6 +141,26 @@ export class SubjectDiscovery {
     runChecks(this.#checking, due.filter(isKnown), (stream) => this.#check(stream, known.get(stream)));
   }
 
+  /** Nobody finishes streams of other stores here, and they hold the pruning of idempotency keys back. */
+  async #countElsewhere(now: number): Promise<void> {
+    const { broker, log, rows } = this.#deps;
+    const [{ streams } = { streams: 0 }] = await rows.run<{ streams: number }>(COUNT_STREAMS_ELSEWHERE, [
+      'nats',
+      broker.store.id,
+    ]);
+    this.#countDueAt = now + COUNT_INTERVAL_MS;
+    if (streams === this.#elsewhere) return;
+    this.#elsewhere = streams;
+    if (streams === 0) log('info', {}, 'All open streams of this database have their records in this broker');
+    else
+      log(
+        'warn',
+        { streams, store: broker.store.id },
+        `${streams} open ${streams === 1 ? 'stream has its' : 'streams have their'} records in another broker or stream of JetStream; ` +
+          'servers that reach it finish them. `npm run journal -- stores` lists them',
+      );
+  }
+
   async #checkAll(
     streams: readonly string[],
     check: StreamCheck,
@@ -143,10 +180,20 @@ export class SubjectDiscovery {
     return new Map(known.map((row) => [row.stream, row]));
   }
 
-  /** Checks the subject of a retired stream. */
+  /** Checks the subject of a stream that has a row, and is not an open one of this store. */
   async #check(stream: string, known: KnownRow | undefined): Promise<boolean> {
-    if (known?.retired !== true || !known.due) return false;
-    const { log, purge, rows, scan, windowHours } = this.#deps;
+    if (known === undefined) return false;
+    const { broker, log, purge, rows, scan, windowHours } = this.#deps;
+    if (known.store === null) {
+      await rows.run(JOIN_STORE, [stream, broker.store.id]);
+      return false;
+    }
+    if (known.store !== broker.store.id) {
+      const what = `Stream ${stream} belongs to the store ${known.store} and has messages in another one, a copy: they are not counted`;
+      log('error', { stream, store: broker.store.id }, what);
+      return true;
+    }
+    if (!known.retired || !known.due) return false;
     const checkpoint = Number(known.lsn);
     const content = await scan.content(stream, checkpoint);
     if (content === 'unread') return false;
@@ -171,11 +218,16 @@ export class SubjectDiscovery {
 
   /** Makes the row of a stream that has none. */
   async #discover(stream: string): Promise<boolean> {
-    const { log, rows, scan } = this.#deps;
+    const { broker, log, rows, scan } = this.#deps;
     const first = await scan.firstRecord(stream);
     if (first === undefined) return true;
-    const { lsn: firstLsn, isBehindFence, node, shard } = first;
+    const { lsn: firstLsn, isBehindFence, node, shard, database } = first;
     const origin = { node, shard };
+    const { databaseId, isAdopted } = broker.store;
+    if (database !== databaseId && !(database === undefined && isAdopted)) {
+      log('error', { stream, database, ...origin }, foreignSentence(stream, database));
+      return true;
+    }
     if (firstLsn !== 1 || isBehindFence) {
       // Another thread may have made its row since, flushed records and removed them.
       if ((await this.#known([stream])).has(stream)) return false;
@@ -200,6 +252,15 @@ export class SubjectDiscovery {
     const what = 'A retired stream has records above its checkpoint; opened it again';
     log('warn', { stream, checkpoint, lastLsn }, what);
   }
+}
+
+function foreignSentence(stream: string, database: string | undefined): string {
+  const neither = 'its records are neither counted nor removed';
+  if (database !== undefined) return `Stream ${stream} in NATS belongs to the database ${database}: ${neither}`;
+  return (
+    `Stream ${stream} in NATS names no database, because a server of an earlier version writes it, and it has no row in ` +
+    `journal_checkpoints: ${neither} until \`npm run journal -- pair-store\` says that such streams belong to this database`
+  );
 }
 
 /** All subjects, beginning behind the last checked one, so that each has its turn. */

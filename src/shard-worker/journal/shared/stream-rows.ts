@@ -30,6 +30,14 @@ export interface StreamRowsDeps {
   readonly owner: LogOwner;
 }
 
+/** What has the records of a journal outside of the database. */
+export interface RowStore {
+  /** Another one where a broker is made anew. */
+  readonly store: { readonly id: string };
+  /** For an operator. */
+  readonly address: string;
+}
+
 /** The columns of a checkpoint row. */
 export interface StreamRow {
   /** Null: there is no row. */
@@ -82,18 +90,25 @@ interface SurveyRow {
 export class StreamRows {
   readonly #kind: SharedJournalKind;
   readonly #deps: StreamRowsDeps;
+  readonly #stored: RowStore | undefined;
   readonly #turns = new Turns();
   /** Streams that this thread has begun without a row. */
   readonly #unregistered = new Set<string>();
 
-  constructor(kind: SharedJournalKind, deps: StreamRowsDeps) {
+  /** `stored`: undefined for the journal in the database. */
+  constructor(kind: SharedJournalKind, deps: StreamRowsDeps, stored?: RowStore) {
     this.#kind = kind;
     this.#deps = deps;
+    this.#stored = stored;
   }
 
   /** The id under which this thread flushes. */
   get flusher(): string | undefined {
     return this.#deps.owner.flusher;
+  }
+
+  get #storeId(): string | null {
+    return this.#stored?.store.id ?? null;
   }
 
   /** Makes the rows of a new stream of this thread in the postgres journal. */
@@ -142,7 +157,9 @@ export class StreamRows {
     flusher: string | undefined,
     sendsHeartbeat: boolean,
   ): { readonly text: string; readonly values: readonly unknown[] } {
-    return { text: streams.MAKE_STREAM, values: [stream, node, shard, flusher ?? null, this.#kind, sendsHeartbeat] };
+    const stored = [this.#storeId, this.#stored?.address ?? null];
+    const values = [stream, node, shard, flusher ?? null, this.#kind, sendsHeartbeat, ...stored];
+    return { text: streams.MAKE_STREAM, values };
   }
 
   #make<Row extends TimedRow>(statement: {
@@ -187,9 +204,9 @@ export class StreamRows {
     return (await this.run(streams.ADVANCE_ACCEPTED_THROUGH, [stream, appendEpoch, time])).length === 1;
   }
 
-  /** All streams that are not retired. */
+  /** All streams of the store that are not retired. */
   async survey(): Promise<{ readonly streams: readonly SurveyedStream[]; readonly flushers: number }> {
-    const rows = await this.run<SurveyRow>(streams.SURVEY_STREAMS, [this.#kind]);
+    const rows = await this.run<SurveyRow>(streams.SURVEY_STREAMS, [this.#kind, this.#storeId]);
     return { streams: rows.map(surveyOf), flushers: rows[0]?.flushers ?? 0 };
   }
 

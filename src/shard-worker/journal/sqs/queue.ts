@@ -5,6 +5,8 @@
  * nobody receives later ones of it. A received message that is neither deleted nor extended in time is received again.
  */
 
+import type { JournalStore } from '../../protocol/control-messages.js';
+
 /** The outcome of a send, as far as this process knows it. */
 export type SendOutcome =
   /** The message is, or was, in the queue. The queue drops a second message with the same id, and answers alike. */
@@ -20,18 +22,24 @@ export interface QueueMessage {
   readonly stream: string;
   /** Undefined: this journal did not write it. */
   readonly data: Uint8Array | undefined;
+  /** The id of the database of its writer; undefined for an earlier version of the server. */
+  readonly database?: string | undefined;
   /** Names the message in later calls. Each receive gives another one. */
   readonly receipt: string;
 }
 
 /** How long nobody else receives a message after it was received or extended. */
-export const VISIBILITY_SECONDS = 15;
+export const VISIBILITY_SECONDS = 10;
 
 /**
  * A queue. Calls other than `send` reject with JournalError `journal-unavailable` where the queue does not answer or refuses;
  * they may have had their effect. Expired receipts are ignored.
  */
 export interface Queue {
+  readonly store: JournalStore;
+  /** Where it is, for an operator. */
+  readonly address: string;
+
   /** The queue drops a message whose id it has accepted within the last five minutes. */
   send(stream: string, deduplicationId: string, data: Uint8Array): Promise<SendOutcome>;
 

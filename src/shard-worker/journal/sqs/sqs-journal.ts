@@ -89,7 +89,7 @@ export class SqsJournal implements QueueLog {
     this.#deps = deps;
     this.groupBytesMax = deps.groupBytesMax;
     this.#times = deps.times ?? SQS_WRITER_TIMES;
-    this.#rows = new StreamRows('sqs', deps);
+    this.#rows = new StreamRows('sqs', deps, deps.receives);
   }
 
   get flusher(): string | undefined {
@@ -184,11 +184,11 @@ export class SqsJournal implements QueueLog {
 
   /** An unreadable message is received again and again, and blocks its group. */
   #decoded(message: QueueMessage): ReceivedRecords | undefined {
-    const { stream, data, receipt } = message;
+    const { stream, data, receipt, database } = message;
     try {
       if (data === undefined || !isUuid(stream))
         throw new JournalError('journal-corrupt', 'A message cannot be read: this journal did not write it.');
-      return { ...decodeQueueMessage(data), stream, receipt };
+      return { ...decodeQueueMessage(data), stream, receipt, database };
     } catch (error) {
       if (!(error instanceof JournalError)) throw error;
       if (this.#unreadable.has(stream)) return undefined;
@@ -200,7 +200,8 @@ export class SqsJournal implements QueueLog {
   }
 
   async takeReceived(first: ReceivedRecords, lastLsn: Lsn): Promise<ReceivedStream> {
-    const { stream } = first;
+    const { stream, database } = first;
+    if (database !== undefined && database !== this.#deps.receives.store.databaseId) return { kind: 'foreign' };
     for (let attempt = 1; attempt <= ATTEMPTS_MAX; attempt += 1) {
       const values = [stream, this.flusher, first.previousLsn];
       const [row] = await this.#rows.inFlushTurn(() =>
@@ -221,6 +222,7 @@ export class SqsJournal implements QueueLog {
     const { stream } = first;
     const found = await lockedRow(run, stream);
     if (found === undefined) {
+      if (first.database === undefined && !this.#deps.receives.store.isAdopted) return { kind: 'foreign' };
       if (first.firstLsn !== 1) return { kind: 'unknown' };
       const made = await this.#rows.makeReceived(run, stream, first);
       return made && { kind: 'taken', stream: ownedStream(stream, made), how: 'made' };

@@ -30,6 +30,8 @@ import {
 } from '../shared/message-format.js';
 
 const HEADER_BYTES = 24;
+/** For the attribute that names the database: its name, type and value count. */
+const ATTRIBUTE_BYTES = 64;
 const VERSION = 1;
 /** "SCSQ" in ASCII, read as a little-endian integer. */
 const MAGIC = 0x51534353;
@@ -51,7 +53,7 @@ export interface QueueRecords extends RecordMessage, Pick<QueueMessageFacts, 'pr
 
 /** Most bytes of the records of a group in a queue whose messages have at most `messageBytes`. */
 export function groupBytesMaxOf(messageBytes: number): number {
-  return 3 * Math.floor(messageBytes / 4) - HEADER_BYTES - MESSAGE_HEADER_BYTES;
+  return 3 * Math.floor((messageBytes - ATTRIBUTE_BYTES) / 4) - HEADER_BYTES - MESSAGE_HEADER_BYTES;
 }
 
 /** The largest body whose record fits a message of `messageBytes`. */
@@ -61,7 +63,7 @@ export function bodyBytesMaxOf(messageBytes: number): number {
 
 /** The least limit of a queue's messages for bodies of `bodyBytes`. */
 export function messageBytesFor(bodyBytes: number): number {
-  return 4 * Math.ceil((groupBytesFor(bodyBytes) + MESSAGE_HEADER_BYTES + HEADER_BYTES) / 3);
+  return 4 * Math.ceil((groupBytesFor(bodyBytes) + MESSAGE_HEADER_BYTES + HEADER_BYTES) / 3) + ATTRIBUTE_BYTES;
 }
 
 /** The message of a group. Copies the records. */

@@ -8,6 +8,7 @@
 import type { SQSClient } from '@aws-sdk/client-sqs';
 import type { SqsConfig } from '../../../config/config.js';
 import { causesOf, JournalError, reasonOf } from '../../../core/errors.js';
+import type { JournalStore, PairedSqsSettings } from '../../protocol/control-messages.js';
 import { VISIBILITY_SECONDS, type Queue, type QueueMessage, type SendOutcome } from './queue.js';
 
 /** How long a request waits for its answer. Less than ACK_TIMEOUT_MS: a send without an answer is repeated. */
@@ -29,6 +30,8 @@ const THROTTLES: readonly string[] = [
   'OverLimit',
   'KmsThrottled',
 ];
+/** Its name, type and value are part of a message's size. */
+const DATABASE_ATTRIBUTE = 'Database';
 /** The request may have arrived or not. */
 const REQUEST_TIMEOUT_STATUS = 408;
 
@@ -42,12 +45,20 @@ export async function connectToSqs({ region, queueUrl }: SqsConfig): Promise<SQS
 /** A queue over SQS. */
 export class SqsQueue implements Queue {
   readonly #url: string;
-  readonly #settings: SqsConfig;
+  readonly #settings: PairedSqsSettings;
   #client: Promise<SQSClient> | undefined;
 
-  constructor(settings: SqsConfig) {
+  constructor(settings: PairedSqsSettings) {
     this.#url = settings.queueUrl;
     this.#settings = settings;
+  }
+
+  get store(): JournalStore {
+    return this.#settings.store;
+  }
+
+  get address(): string {
+    return this.#url;
   }
 
   async send(stream: string, deduplicationId: string, data: Uint8Array): Promise<SendOutcome> {
@@ -57,6 +68,7 @@ export class SqsQueue implements Queue {
       MessageGroupId: stream,
       MessageDeduplicationId: deduplicationId,
       MessageBody: Buffer.from(data.buffer, data.byteOffset, data.length).toString('base64'),
+      MessageAttributes: { [DATABASE_ATTRIBUTE]: { DataType: 'String', StringValue: this.store.databaseId } },
     });
     try {
       const client = await this.#opened();
@@ -75,13 +87,15 @@ export class SqsQueue implements Queue {
       VisibilityTimeout: VISIBILITY_SECONDS,
       WaitTimeSeconds: RECEIVE_WAIT_SECONDS,
       MessageSystemAttributeNames: ['MessageGroupId'],
+      MessageAttributeNames: [DATABASE_ATTRIBUTE],
     });
     const { Messages: messages = [] } = await this.#orUnavailable((client) =>
       client.send(command, { abortSignal: AbortSignal.timeout(RECEIVE_TIMEOUT_MS) }),
     );
-    return messages.map(({ Attributes: attributes, Body: body, ReceiptHandle: receipt = '' }) => ({
-      stream: attributes?.MessageGroupId ?? '',
+    return messages.map(({ Attributes: system, MessageAttributes: own, Body: body, ReceiptHandle: receipt = '' }) => ({
+      stream: system?.MessageGroupId ?? '',
       data: dataOf(body),
+      database: own?.[DATABASE_ATTRIBUTE]?.StringValue,
       receipt,
     }));
   }

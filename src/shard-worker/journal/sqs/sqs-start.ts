@@ -6,8 +6,11 @@
  */
 import type { SqsConfig } from '../../../config/config.js';
 import { sizeText } from '../../../config/setting-text.js';
-import { causesOf, reasonOf, StartError } from '../../../core/errors.js';
+import { causesOf, CounterError, JournalError, reasonOf, StartError } from '../../../core/errors.js';
+import type { JournalStore } from '../../protocol/control-messages.js';
+import { foreignSentence, unpaired, type PairedDatabase, type StorePairing } from '../store-pairing.js';
 import { bodyBytesMaxOf, groupBytesMaxOf, messageBytesFor } from './sqs-message.js';
+import { queueId, readQueuePairing, writeQueuePairing } from './sqs-pairing.js';
 import { connectToSqs, sqsUnavailable, statusOf } from './sqs-queue.js';
 
 const REQUEST_TIMEOUT_MS = 5000;
@@ -51,6 +54,59 @@ async function attributesOf(settings: SqsConfig): Promise<QueueAttributes> {
     });
     return attributes;
   } catch (error) {
+    throw refusalOf(error) ?? sqsUnavailable(error);
+  } finally {
+    client.destroy();
+  }
+}
+
+/** Finds out to which database the queue belongs. Rejects as {@link openQueue} does. */
+export async function pairQueue(
+  settings: SqsConfig,
+  { id }: Pick<PairedDatabase, 'id'>,
+  warn: (sentence: string) => void,
+): Promise<JournalStore> {
+  const arn = (await attributesOf(settings))['QueueArn'] ?? settings.queueUrl;
+  const client = await connectToSqs(settings);
+  try {
+    let found = await readQueuePairing(client, settings);
+    if (found === 'none' && id !== undefined)
+      found = await writeQueuePairing(client, settings, { databaseId: id, isAdopted: false });
+    if (found === undefined || found === 'none') {
+      if (id === undefined) throw unpaired('The queue');
+      warn(
+        'The server may not tag the queue with its database (sqs:ListQueueTags, sqs:TagQueue): a start without the database waits for it',
+      );
+      return { id: queueId(arn), databaseId: id, isAdopted: false };
+    }
+    if (id !== undefined && id !== found.databaseId)
+      throw new StartError([foreignSentence('the queue', found.databaseId, id, 'the name of the queue')]);
+    return { id: queueId(arn), ...found };
+  } catch (error) {
+    if (error instanceof StartError || error instanceof JournalError) throw error;
+    throw refusalOf(error) ?? sqsUnavailable(error);
+  } finally {
+    client.destroy();
+  }
+}
+
+/** Calls `decide` with the pairing of a queue, whose streams nobody can list. Rejects as {@link openQueue} does. */
+export async function decideQueue<T>(settings: SqsConfig, decide: (pairing: StorePairing) => Promise<T>): Promise<T> {
+  const arn = (await attributesOf(settings))['QueueArn'] ?? settings.queueUrl;
+  const client = await connectToSqs(settings);
+  const storeOf = (found: Awaited<ReturnType<typeof readQueuePairing>>): JournalStore | undefined =>
+    found === undefined || found === 'none' ? undefined : { id: queueId(arn), ...found };
+  try {
+    const before = storeOf(await readQueuePairing(client, settings));
+    const pair = async (databaseId: string): Promise<JournalStore> => {
+      const after = storeOf(await writeQueuePairing(client, settings, { databaseId, isAdopted: true }));
+      if (after === undefined)
+        throw new StartError(['The queue cannot be tagged: the role needs sqs:ListQueueTags and sqs:TagQueue.']);
+      return after;
+    };
+    return await decide({ before, unknownStreams: [], pair });
+  } catch (error) {
+    if (error instanceof StartError || error instanceof CounterError) throw error;
     throw refusalOf(error) ?? sqsUnavailable(error);
   } finally {
     client.destroy();

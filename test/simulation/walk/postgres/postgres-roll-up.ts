@@ -61,7 +61,7 @@ export class PostgresRollUp extends RollUp<WalkWorld, Held> {
   /** Heartbeats are a hint only: it takes any stream, most of the time one without them. */
   async #takeAny(session: SimulatedSession): Promise<void> {
     const { random } = this.world;
-    const all = await session.query<Row>({ text: sql.SURVEY_STREAMS, values: ['postgres'] });
+    const all = await session.query<Row>({ text: sql.SURVEY_STREAMS, values: ['postgres', null] });
     const free = all.filter((row) => !this.held.has(String(row['stream'])));
     if (free.length === 0) return;
     const silent = free.filter((row) => row['is_owned'] === false);

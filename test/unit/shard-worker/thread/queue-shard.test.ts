@@ -1,5 +1,6 @@
 /** A shard that writes into a queue, while PostgreSQL is unavailable all the time. */
 import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { systemClock } from '#product/core/clock.js';
 import { JournalError } from '#product/core/errors.js';
@@ -20,6 +21,8 @@ import { incrementRecord, NODE_ID } from '../../../support/journal-fixtures.js';
 
 /** What a test lets the queue answer. */
 class AnsweringQueue implements Queue {
+  readonly store = { id: randomUUID(), databaseId: randomUUID(), isAdopted: false };
+  readonly address = '';
   answer: SendOutcome = { kind: 'sent' };
   sendSeconds = 0;
   uptimeSeconds = 5;

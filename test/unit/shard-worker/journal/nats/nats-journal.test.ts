@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
 import { test } from 'node:test';
 import { Turns } from '#product/core/turns.js';
 import { parseDatabaseUrl, type Session, type Statement } from '#product/db/connection.js';
@@ -12,6 +13,7 @@ import { incrementRecord, NODE_ID } from '../../../../support/journal-fixtures.j
 import { ManualClock } from '../../../../support/manual-clock.js';
 
 const origin = { node: NODE_ID, shard: 0 };
+const STORE = { id: randomUUID(), databaseId: randomUUID(), isAdopted: false };
 
 function noRows(): unknown[] {
   return [];
@@ -20,6 +22,8 @@ function noRows(): unknown[] {
 /** A broker whose streams `slow` answers when it is told to, and whose other streams do not answer. */
 class HalfBroker implements Broker {
   readonly #messages: readonly BrokerMessage[];
+  readonly store = STORE;
+  readonly address = '';
   answers: (() => void)[] = [];
 
   constructor(messages: readonly BrokerMessage[]) {
@@ -34,6 +38,10 @@ class HalfBroker implements Broker {
         resolve(found);
       });
     });
+  }
+
+  connect(): Promise<void> {
+    return Promise.resolve();
   }
 
   publish(): Promise<never> {
@@ -137,7 +145,15 @@ test('streams that ended lately keep no look from another one, however many they
   const asked = new Set<string>();
   const log = logOn(broker, clock, (streams) => {
     for (const stream of streams) asked.add(stream);
-    return streams.map((stream) => ({ stream, epoch: '1', lsn: '1', retired: true, due: false, old: false }));
+    return streams.map((stream) => ({
+      stream,
+      epoch: '1',
+      lsn: '1',
+      retired: true,
+      due: false,
+      old: false,
+      store: STORE.id,
+    }));
   });
   for (let look = 0; look < 3; look += 1) {
     await log.survey();
@@ -163,11 +179,14 @@ test('a stream that the database does not know is found by its first record, bes
     const messages = Array.from({ length: Math.min(most, 1001 - from) }, (_, index) => ({
       sequence: from + index,
       data: encodeMessage([incrementRecord('a', from + index)], from + index, 0, origin),
+      database: STORE.databaseId,
     }));
     return new Promise((resolve) => setImmediate(() => resolve(messages)));
   };
   const made: unknown[] = [];
-  const known = (): unknown[] => [{ stream: ended, epoch: '1', lsn: '1000', retired: true, due: true, old: false }];
+  const known = (): unknown[] => [
+    { stream: ended, epoch: '1', lsn: '1000', retired: true, due: true, old: false, store: STORE.id },
+  ];
   const log = logOn(broker, new ManualClock(), known, noRows, (stream) => made.push(stream));
   await log.survey();
   for (let turn = 0; turn < 20; turn += 1) await new Promise((resolve) => setImmediate(resolve));
