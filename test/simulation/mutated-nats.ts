@@ -11,7 +11,7 @@ import type { Mutations } from './mutations.js';
 import { overridden } from './overridden.js';
 import type { PostgresModel } from './postgres-model.js';
 import type { Life } from './scheduler.js';
-import { ANY_SEQUENCE, type SimulatedBroker } from './simulated-broker.js';
+import { ANY_SEQUENCE, STORE, type SimulatedBroker } from './simulated-broker.js';
 
 /** Bugs between a shard and the nats journal. */
 export interface NatsMutations {
@@ -27,6 +27,8 @@ export interface NatsMutations {
   readonly purgesTakenBack?: boolean;
   /** What a flush covers goes before its commit is known. */
   readonly purgesBeforeCommit?: boolean;
+  /** Every message is taken for one of this database. */
+  readonly countsForeign?: boolean;
   /** What stands behind a fence is not read. */
   readonly stopsAtFence?: boolean;
   /** A stream is retired without a fence. */
@@ -113,7 +115,9 @@ export function mutateReads(broker: Broker, mutations: Mutations, database: Post
       const fence = fences.get(stream);
       fences.delete(stream);
       if (fence !== undefined) return [fence];
-      const messages = await broker.read(stream, Math.floor(fromSequence), messagesMax);
+      const read = await broker.read(stream, Math.floor(fromSequence), messagesMax);
+      const messages =
+        mutations.countsForeign === true ? read.map((each) => ({ ...each, database: STORE.databaseId })) : read;
       if (mutations.trustsReadSequence === true) {
         const known = seen.get(`${stream} ${fromSequence}`);
         if (messagesMax === 1 && known !== undefined) return [known];

@@ -156,6 +156,8 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
     from: 418,
   },
   { name: 'the clock of the roll-up at the end of a stream', mutations: { wordOfRollUp: true }, from: 200 },
+  { name: 'streams of another database', mutations: { countsForeign: true } },
+  { name: 'a survey of the streams of all stores', mutations: { surveyOfAllStores: true } },
   // Only a broker that loses messages shows these.
   { name: 'a sequence that a writer takes for its last record', mutations: { trustsOwnSequence: true }, from: 2370 },
   { name: 'a sequence that a reader takes for its last message', mutations: { trustsReadSequence: true }, from: 4358 },

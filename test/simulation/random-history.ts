@@ -9,6 +9,7 @@ import { type Attempt, ClientRequest, type ExpectedCounter, Violation } from './
 import { Life } from './scheduler.js';
 import type { SimulatedNode } from './simulated-node.js';
 import { type PrunerSettings, SimulatedPruner } from './simulated-pruner.js';
+import { isStranger } from './strangers.js';
 import type { World } from './world.js';
 
 /** IDEMPOTENCY_WINDOW_HOURS of every process. */
@@ -177,7 +178,9 @@ export abstract class RandomHistory {
 
   /** Streams whose row is open. */
   protected get openStreams(): readonly string[] {
-    return [...this.world.database.tables.checkpoints].filter(([, row]) => isOpen(row)).map(([stream]) => stream);
+    return [...this.world.database.tables.checkpoints]
+      .filter(([stream, row]) => isOpen(row) && !isStranger(stream, this.world))
+      .map(([stream]) => stream);
   }
 
   /** A shard that fails while it is drained ends the process, and the process is what matters here. */

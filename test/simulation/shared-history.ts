@@ -18,6 +18,7 @@ import { type HistoryResult, RandomHistory, textOf } from './random-history.js';
 import { SharedFaults, BROKER_STANDBY_LAG_MAX_MS } from './shared-faults.js';
 import { sharedPlan, type SharedJournal, type SharedPlan } from './shared-settings.js';
 import { SimulatedNode } from './simulated-node.js';
+import { addStrangers, checkStrangers, isStranger } from './strangers.js';
 import type { PrunerSettings } from './simulated-pruner.js';
 import { World } from './world.js';
 
@@ -28,6 +29,8 @@ const HEAL_MAX_MS = 60_000;
 const LENGTHS_MS = [400, 1500, 4000];
 const LONG_MS = [1500, 4000];
 const SHUTDOWN_MAX_MS = 30_000;
+/** One of so many histories on a broker has streams that do not belong there. */
+const STRANGERS_ONE_IN = 4;
 /** Starts until no row is open any more. */
 const LEFT_STARTS_MAX = 4;
 
@@ -55,6 +58,7 @@ class SharedHistory extends RandomHistory {
   readonly #plan: SharedPlan;
   readonly #faults: SharedFaults;
   readonly #servers: readonly Server[];
+  readonly #seed: number;
   #processes = 0;
   /** When requests were acknowledged first. */
   readonly #acknowledgedAt = new Map<ClientRequest, number>();
@@ -62,6 +66,7 @@ class SharedHistory extends RandomHistory {
   constructor(seed: number, mutations: Mutations, trace: string[] | undefined, journal: SharedJournal) {
     const plan = sharedPlan(seed, journal);
     super(new World(seed, mutations, trace, plan.scale));
+    this.#seed = seed;
     this.world.isShared = true;
     this.world.circumstances.memoryHasIt = plan.memoryHasIt;
     if (plan.broker !== undefined) this.world.addBroker(plan.broker);
@@ -85,6 +90,8 @@ class SharedHistory extends RandomHistory {
       isStopped: false,
     }));
     this.makeKeys(1 + random.below(5), this.#faults.has('poison'));
+    const { broker: store } = this.world;
+    if (store !== undefined && this.#hasStrangers) addStrangers(this.world, store, 'k0');
     const { settings, roles, broker, queue } = this.#plan;
     this.world.note(() => {
       const facts = [settings, broker, queue].filter((each) => each !== undefined).map((each) => JSON.stringify(each));
@@ -319,6 +326,8 @@ class SharedHistory extends RandomHistory {
     await this.#until('nothing is left in the broker', () => this.#leftInBroker.length === 0);
     for (const server of this.#servers.filter((other) => !isWriting(other))) await this.#terminate(server);
     await this.#endLeftStreams();
+    const { broker, circumstances } = this.world;
+    if (broker !== undefined && this.#hasStrangers) checkStrangers(this.world, broker, circumstances.brokerChanged);
     this.world.checkSums('the end', true);
     await this.#checkUpkeep();
   }
@@ -354,6 +363,7 @@ class SharedHistory extends RandomHistory {
     if (broker === undefined) return [];
     if (broker.underWay > 0) return ['a message that is under way'];
     return broker.names.filter((stream) => {
+      if (isStranger(stream, this.world)) return false;
       const row = database.tables.checkpoints.get(stream);
       const messages = broker.messages(stream);
       if (row !== undefined) return !isOpen(row) && reachedLsn(messages, row.lsn) > row.lsn;
@@ -417,6 +427,10 @@ class SharedHistory extends RandomHistory {
   /** What a server acknowledges from now on is counted without an operator. */
   get #isWrittenSoundly(): boolean {
     return this.#written.every((stream) => this.#missingLsn(stream) === undefined);
+  }
+
+  get #hasStrangers(): boolean {
+    return this.#seed % STRANGERS_ONE_IN === 0;
   }
 
   /** The streams that living servers write and flush themselves. */

@@ -277,7 +277,7 @@ export class SimulatedBroker {
     const fits = expectedSequence === ANY_SEQUENCE || expectedSequence === last;
     if (!fits && !this.#races(stream, expectedSequence)) return { kind: 'mismatch' };
     if (this.isFull) return { kind: 'refused', error: new BrokerUnavailable('maximum bytes exceeded') };
-    const sequence = this.#store(stream, data, database);
+    const sequence = this.store(stream, data, database);
     if (this.#kind.isOldCluster && this.#hasFault()) this.#copyLater(stream, data, database);
     return { kind: 'published', sequence };
   }
@@ -291,7 +291,8 @@ export class SimulatedBroker {
     return isRecent && expectedSequence === before && this.#random.below(2) === 0;
   }
 
-  #store(stream: string, data: Uint8Array, database: string | undefined): number {
+  /** Stores a message, of a writer in that database. Returns its sequence. */
+  store(stream: string, data: Uint8Array, database: string | undefined): number {
     this.#sequence = this.#nextSequence(stream);
     const message: Stored = {
       sequence: this.#sequence,
@@ -318,7 +319,7 @@ export class SimulatedBroker {
     const run = this.#run;
     this.#scheduler.after(this.#random.below(COPY_MAX_MS), this.#network, () => {
       this.underWay -= 1;
-      if (run === this.#run) this.#store(stream, data, database);
+      if (run === this.#run) this.store(stream, data, database);
     });
   }
 
