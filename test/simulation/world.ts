@@ -27,6 +27,7 @@ import { PostgresModel } from './postgres-model.js';
 import { QueuedRecords, recordsOf } from './queued-records.js';
 import { Scheduler } from './scheduler.js';
 import { SimulatedBroker, type BrokerKind } from './simulated-broker.js';
+import { isStranger } from './strangers.js';
 import { SimulatedQueue, type QueueKind, type QueueMessage } from './simulated-queue.js';
 import { Storage } from './storage.js';
 
@@ -151,7 +152,9 @@ export class World {
     this.isShared = true;
     const watch = {
       purged: (stream: string, messages: readonly BrokerMessage[]) => this.#purged(stream, messages),
-      lost: (stream: string, messages: readonly BrokerMessage[]) => this.#lostInBroker(stream, messages),
+      lost: (stream: string, messages: readonly BrokerMessage[]) => {
+        if (!isStranger(stream, this)) this.#lostInBroker(stream, messages);
+      },
     };
     this.broker = new SimulatedBroker(this.scheduler, this.random, kind, watch);
     return this.broker;
