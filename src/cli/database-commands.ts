@@ -14,6 +14,7 @@ import { forgetStore, listStores, NO_STORE, pairStore } from './journal-stores.j
 import { recount as recountLog } from './recount.js';
 import { listRejected, retryRejected, retrySetAside } from './rejected-rows.js';
 import { retireStream } from './retire-stream.js';
+import { skipMissing } from './skip-missing.js';
 
 /** Of recount: the journal does not hold everything that was counted. */
 const EXIT_INCOMPLETE = 2;
@@ -64,6 +65,16 @@ export async function database({ 'data-dir': dataDirectory, moved, copy }: Journ
   const { sentences, isInPlace } = await identify(target, decision);
   for (const sentence of sentences) say(sentence);
   return isInPlace ? 0 : 1;
+}
+
+/** Counts what a stream has above missing records. */
+export async function skip({ stream = [], above = [], yes = false }: JournalOptions): Promise<number> {
+  const [id] = stream;
+  const lsn = Number(above[0]);
+  if (id === undefined || !isUuid(id) || !Number.isSafeInteger(lsn) || lsn < 1)
+    throw usageError('skip needs --stream with the id of a stream, and --above with an LSN.');
+  const given = { stream: id, above: lsn, isConfirmed: yes };
+  return (await skipMissing(givenDatabase('skip'), given, say)) ? 0 : 1;
 }
 
 /** Lists the brokers and queues of the database, with their open streams. */

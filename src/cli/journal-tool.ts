@@ -6,7 +6,7 @@ import { readConfig } from '../config/read-config.js';
 import { discardUnreadOutput } from '../core/closed-output.js';
 import { acquireDataDirectory } from '../server/data-directory.js';
 import { exitCodeOf, warnOfMisspelledSettings } from './command-exit.js';
-import { database, forget, pair, recount, rejected, retire, stores } from './database-commands.js';
+import { database, forget, pair, recount, rejected, retire, skip, stores } from './database-commands.js';
 import {
   directoryArguments,
   help,
@@ -35,7 +35,7 @@ const refusals: Readonly<Partial<Record<string, string>>> = {
   moved: '--moved is for database only.',
   copy: '--copy is for database only.',
   store: '--store is for forget-store only.',
-  yes: '--yes is for forget-store and pair-store.',
+  yes: '--yes is for skip, forget-store and pair-store.',
 };
 
 const commands: Readonly<Record<string, Command>> = {
@@ -48,6 +48,7 @@ const commands: Readonly<Record<string, Command>> = {
   rejected: { takes: ['retry', 'idempotent', 'prefix'], run: rejected },
   recount: { takes: ['prefix'], run: recount },
   database: { takes: ['moved', 'copy'], run: database },
+  skip: { takes: ['stream', 'above', 'yes'], run: skip },
   stores: { takes: [], run: stores },
   'forget-store': { takes: ['store', 'yes'], run: forget },
   'pair-store': { takes: ['yes'], run: pair },

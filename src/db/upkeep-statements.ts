@@ -217,3 +217,16 @@ from (select count(*)::int as n from added) a, (select count(*)::int as n from s
 
 /** $1 id, $2 reason, $3 SQLSTATE of the latest refusal. */
 export const UPDATE_REJECTED = 'update rejected_increments set reason = $2, sqlstate = $3 where id = $1::bigint';
+
+/**
+ * $1 stream, $2 LSN. Follows LOCK_PRUNED_BEFORE in a transaction. Moves the checkpoint over records that are missing, under a new epoch,
+ * and opens the stream again. It covers requests that are accepted from `pruned_before` on, if it was retired.
+ */
+export const SKIP_MISSING = `
+update journal_checkpoints set
+  lsn = $2::bigint, epoch = ${NEW_EPOCH}, owner = null, heard_at = now(),
+  covered_from = case when retired_at is null then covered_from
+                      else greatest(covered_from, (select pruned_before from idempotency_pruning)) end,
+  closed_at = null, retired_at = null
+where stream = $1 and lsn < $2::bigint and journal in ('nats', 'sqs')
+returning 1`;

@@ -28,9 +28,9 @@ export function connectToBroker(broker: SimulatedBroker, { life, step, isCut }: 
     }
   };
   return {
-    async publish(stream, data, expectedSequence): Promise<PublishOutcome> {
+    async publish(stream, data, expectedSequence, endLsn): Promise<PublishOutcome> {
       if (!step()) return new Promise(() => undefined);
-      const outcome = isCut() ? undefined : await connection.publish(stream, data, expectedSequence);
+      const outcome = isCut() ? undefined : await connection.publish(stream, data, expectedSequence, endLsn);
       if (outcome !== undefined && !isCut()) return outcome;
       await broker.timeout(life);
       return { kind: 'unknown', error: new BrokerUnavailable('the network is down') };

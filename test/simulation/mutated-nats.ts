@@ -61,8 +61,8 @@ export function mutateAppends(broker: Broker, mutations: Mutations): Broker {
   const published = new Map<string, Uint8Array>();
   return {
     ...broker,
-    async publish(stream, data, expectedSequence) {
-      let outcome = await broker.publish(stream, data, expectedSequence);
+    async publish(stream, data, expectedSequence, endLsn) {
+      let outcome = await broker.publish(stream, data, expectedSequence, endLsn);
       if (mutations.goesOnBehindLoss === true && outcome.kind === 'mismatch' && data.length > 0) {
         const last = await broker.last(stream);
         if (last !== undefined && last.sequence < expectedSequence && !isFence(last.data))
@@ -99,14 +99,19 @@ export function mutateReads(broker: Broker, mutations: Mutations, database: Post
   const fences = new Map<string, BrokerMessage>();
   return {
     ...broker,
-    async publish(stream, data, expectedSequence) {
+    async publish(stream, data, expectedSequence, endLsn) {
       if (retiresUnfenced === true) {
         // Between two messages.
         const sequence = expectedSequence + 0.5;
         fences.set(stream, { sequence, data });
         return { kind: 'published', sequence };
       }
-      const outcome = await broker.publish(stream, data, fenceReplyEnds === true ? ANY_SEQUENCE : expectedSequence);
+      const outcome = await broker.publish(
+        stream,
+        data,
+        fenceReplyEnds === true ? ANY_SEQUENCE : expectedSequence,
+        endLsn,
+      );
       if (fenceReplyEnds === true && outcome.kind === 'published')
         fences.set(stream, { sequence: outcome.sequence, data });
       return outcome;

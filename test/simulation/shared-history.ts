@@ -326,8 +326,8 @@ class SharedHistory extends RandomHistory {
     await this.#until('nothing is left in the broker', () => this.#leftInBroker.length === 0);
     for (const server of this.#servers.filter((other) => !isWriting(other))) await this.#terminate(server);
     await this.#endLeftStreams();
-    const { broker, circumstances } = this.world;
-    if (broker !== undefined && this.#hasStrangers) checkStrangers(this.world, broker, circumstances.brokerChanged);
+    const { broker } = this.world;
+    if (broker !== undefined && this.#hasStrangers) checkStrangers(this.world, broker);
     this.world.checkSums('the end', true);
     await this.#checkUpkeep();
   }

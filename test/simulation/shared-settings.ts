@@ -122,7 +122,7 @@ export function sharedPlan(seed: number, journal: SharedJournal): SharedPlan {
         readMs: random.pick([10, 50]),
         touchMs: random.pick([50, 300]),
       },
-      waits: { contactMs: (2 * aliveMs) / 3, freeMaxMs: aliveMs / 2 },
+      waits: { contactMs: (2 * aliveMs) / 3, freeMaxMs: aliveMs / 2, gapMs: 3 * aliveMs },
     },
   };
   const plan: SharedPlan = {

@@ -57,6 +57,8 @@ interface Publish {
   readonly expectedSequence: number;
   /** The database of the writer. */
   readonly database: string | undefined;
+  /** Of a fence. */
+  readonly endLsn: number | undefined;
   readonly answer: (outcome: PublishOutcome) => void;
 }
 
@@ -129,8 +131,8 @@ export class SimulatedBroker {
       store: STORE,
       address: 'simulated',
       connect: () => Promise.resolve(),
-      publish: (stream, data, expectedSequence) =>
-        this.#publish(life, { stream, data, expectedSequence, database: STORE.databaseId }),
+      publish: (stream, data, expectedSequence, endLsn) =>
+        this.#publish(life, { stream, data, expectedSequence, endLsn, database: STORE.databaseId }),
       last: (stream) => this.#ask(life, () => this.#seen(stream).at(-1)),
       read: (stream, from, max) =>
         this.#ask(life, () =>
@@ -157,6 +159,11 @@ export class SimulatedBroker {
   /** The streams that hold anything. */
   get names(): readonly string[] {
     return [...this.#counts().keys()];
+  }
+
+  /** It may have lost messages. */
+  get hasRestarted(): boolean {
+    return this.#run > 0;
   }
 
   /** It cannot be reached. */
@@ -272,13 +279,13 @@ export class SimulatedBroker {
     });
   }
 
-  #take({ stream, data, expectedSequence, database }: Publish): PublishOutcome {
+  #take({ stream, data, expectedSequence, database, endLsn }: Publish): PublishOutcome {
     const last = this.messages(stream).at(-1)?.sequence ?? 0;
     const fits = expectedSequence === ANY_SEQUENCE || expectedSequence === last;
     if (!fits && !this.#races(stream, expectedSequence)) return { kind: 'mismatch' };
     if (this.isFull) return { kind: 'refused', error: new BrokerUnavailable('maximum bytes exceeded') };
-    const sequence = this.store(stream, data, database);
-    if (this.#kind.isOldCluster && this.#hasFault()) this.#copyLater(stream, data, database);
+    const sequence = this.store(stream, data, database, endLsn);
+    if (this.#kind.isOldCluster && this.#hasFault()) this.#copyLater(stream, data, database, endLsn);
     return { kind: 'published', sequence };
   }
 
@@ -292,12 +299,13 @@ export class SimulatedBroker {
   }
 
   /** Stores a message, of a writer in that database. Returns its sequence. */
-  store(stream: string, data: Uint8Array, database: string | undefined): number {
+  store(stream: string, data: Uint8Array, database: string | undefined, endLsn?: number): number {
     this.#sequence = this.#nextSequence(stream);
     const message: Stored = {
       sequence: this.#sequence,
       data,
       database,
+      endLsn,
       storedAt: this.#scheduler.now,
       removedAt: Number.POSITIVE_INFINITY,
     };
@@ -314,12 +322,12 @@ export class SimulatedBroker {
   }
 
   /** The cluster proposes a message again. */
-  #copyLater(stream: string, data: Uint8Array, database: string | undefined): void {
+  #copyLater(stream: string, data: Uint8Array, database: string | undefined, endLsn: number | undefined): void {
     this.underWay += 1;
     const run = this.#run;
     this.#scheduler.after(this.#random.below(COPY_MAX_MS), this.#network, () => {
       this.underWay -= 1;
-      if (run === this.#run) this.store(stream, data, database);
+      if (run === this.#run) this.store(stream, data, database, endLsn);
     });
   }
 

@@ -53,12 +53,13 @@ export function addStrangers(world: World, broker: SimulatedBroker, key: string)
   }
 }
 
-/** Throws a Violation where a server has touched them. `wasEmptied`: the broker has lost its whole store. */
-export function checkStrangers(world: World, broker: SimulatedBroker, wasEmptied: boolean): void {
+/** Throws a Violation where a server has touched them. A broker that has restarted may have lost their messages. */
+export function checkStrangers(world: World, broker: SimulatedBroker): void {
+  const { hasRestarted } = broker;
   const { checkpoints } = world.database.tables;
   for (const stream of [NAMES.foreign, NAMES.unnamed]) {
     if (checkpoints.has(stream)) throw new Violation(`${stream} of another database has got a row`);
-    if (!wasEmptied && broker.messages(stream).length !== 2)
+    if (!hasRestarted && broker.messages(stream).length !== 2)
       throw new Violation(`messages of ${stream}, of another database, are removed`);
   }
   const row = checkpoints.get(NAMES.elsewhere);
@@ -66,7 +67,7 @@ export function checkStrangers(world: World, broker: SimulatedBroker, wasEmptied
     throw new Violation(`${NAMES.elsewhere}, whose records are in another store, was taken or retired`);
   // The tombstone of a stream that ended long ago is gone.
   const older = checkpoints.get(NAMES.older);
-  if (wasEmptied || older === undefined) return;
+  if (hasRestarted || older === undefined) return;
   if (older.store !== STORE.id || older.retiredAt === undefined)
     throw new Violation(`${NAMES.older}, whose row named no store, did not end`);
 }

@@ -144,6 +144,18 @@ export interface StreamFates {
   fateOf(stream: string, endLsn: Lsn): Promise<StreamFate>;
 }
 
+/** Ends streams that lack records in the middle, so that their writers begin others and nothing waits for them. */
+export interface StreamGaps {
+  /** The LSN behind missing records, where no record follows but the end of the stream; undefined: none is missing there. */
+  gapBefore(stream: string): Lsn | undefined;
+
+  /**
+   * Ends a stream at its checkpoint, if the records behind it are still missing: its writer is fenced and its row retired. False:
+   * they are there, or another thread has the stream. Rejects as the journal does.
+   */
+  endAtGap(stream: string, at: Checkpoint): Promise<boolean>;
+}
+
 /** The journal of one shard, for writers and flushers of streams. */
 export interface WriterLog {
   /** The id under which this thread flushes. */
@@ -190,6 +202,9 @@ export interface WriterLog {
 
 /** A journal whose readers choose positions. */
 export interface SharedLog extends WriterLog {
+  /** Undefined for a journal in the database, which cannot lack records. */
+  readonly gaps: StreamGaps | undefined;
+
   survey(): Promise<Survey>;
 
   /** Records above positions, in order; about `recordsMax` of each stream, fewer where it ends. */

@@ -4,6 +4,7 @@
  * `nats-broker.ts` implements it over JetStream, the simulation in memory.
  */
 
+import type { Lsn } from '../../../core/checkpoint.js';
 import type { JournalStore } from '../../protocol/control-messages.js';
 
 /** A message of a stream's subject. A message without data is a fence: it has no LSN, and ends the stream for its writer. */
@@ -13,6 +14,8 @@ export interface BrokerMessage {
   readonly data: Uint8Array;
   /** The id of the database of its writer; undefined for an earlier version of the server. */
   readonly database?: string | undefined;
+  /** Of a fence: the last LSN before it; undefined for an earlier version of the server. */
+  readonly endLsn?: Lsn | undefined;
 }
 
 /** The outcome of a publish, as far as this process knows it. */
@@ -41,8 +44,10 @@ export interface Broker {
   /** Opens a connection, so that {@link Broker.store} is the one that the next call reaches. */
   connect(): Promise<void>;
 
-  /** `expectedSequence`: of the last message of the subject, as this connection knows it; 0: none. */
-  publish(stream: string, data: Uint8Array, expectedSequence: number): Promise<PublishOutcome>;
+  /**
+   * `expectedSequence`: of the last message of the subject, as this connection knows it; 0: none. `endLsn`: of a fence.
+   */
+  publish(stream: string, data: Uint8Array, expectedSequence: number, endLsn?: Lsn): Promise<PublishOutcome>;
 
   /** The last message of a stream; undefined where its subject is empty. */
   last(stream: string): Promise<BrokerMessage | undefined>;

@@ -5,6 +5,7 @@
  * it later. Here it is refused instead, so that it certainly was not sent.
  */
 import type { Msg, MsgHdrs } from '@nats-io/transport-node';
+import type { Lsn } from '../../../core/checkpoint.js';
 import { causesOf } from '../../../core/errors.js';
 import type { JournalStore, PairedNatsSettings } from '../../protocol/control-messages.js';
 import type { Broker, BrokerMessage, PublishOutcome } from './broker.js';
@@ -62,7 +63,7 @@ export class NatsBroker implements Broker {
     await this.#opened();
   }
 
-  async publish(stream: string, data: Uint8Array, expectedSequence: number): Promise<PublishOutcome> {
+  async publish(stream: string, data: Uint8Array, expectedSequence: number, endLsn?: Lsn): Promise<PublishOutcome> {
     const before = this.#session;
     let session: NatsSession;
     try {
@@ -71,7 +72,7 @@ export class NatsBroker implements Broker {
       return { kind: 'refused', error };
     }
     if (session !== before && expectedSequence > 0) return { kind: 'reconnected' };
-    const headers = publishHeaders(session, this.#settings, this.#store.databaseId, expectedSequence);
+    const headers = publishHeaders(session, this.#settings, this.#store.databaseId, expectedSequence, endLsn);
     try {
       const answer = await this.#request(session, subjectOf(this.#settings, stream), data, headers);
       return outcomeOf(answer);

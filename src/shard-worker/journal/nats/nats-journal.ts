@@ -10,7 +10,7 @@ import type { Clock } from '../../../core/clock.js';
 import { JournalError } from '../../../core/errors.js';
 import { TOUCH_STREAM } from '../../../db/stream-statements.js';
 import type { JournalRecord } from '../journal.js';
-import { emptyRecord, encodeMessage } from '../shared/message-format.js';
+import { decodedOr, emptyRecord, encodeMessage } from '../shared/message-format.js';
 import type { SharedStreamWriter } from '../shared/shared-stream-writer.js';
 import { StreamRows, type StreamRowsDeps, type SurveyedStream } from '../shared/stream-rows.js';
 import type {
@@ -19,6 +19,7 @@ import type {
   SharedLog,
   StreamFate,
   StreamFates,
+  StreamGaps,
   StreamState,
   StreamSurvey,
   StreamWriter,
@@ -28,6 +29,7 @@ import type {
 } from '../stream-log.js';
 import type { Broker } from './broker.js';
 import type { WriteLine } from './errand.js';
+import { FENCE, isFence } from './nats-message.js';
 import { natsWriter, sendOpeningRecord } from './nats-transport.js';
 import { GROWTH_INTERVALS, StreamGrowth, type GrowthIntervals } from './stream-growth.js';
 import { StreamReaders } from './stream-readers.js';
@@ -67,7 +69,7 @@ interface Beginning {
 }
 
 /** The nats journal of one shard. */
-export class NatsJournal implements SharedLog, StreamFates {
+export class NatsJournal implements SharedLog, StreamFates, StreamGaps {
   readonly place = 'NATS';
   readonly store = 'NATS';
   readonly isInDatabase = false;
@@ -107,6 +109,10 @@ export class NatsJournal implements SharedLog, StreamFates {
   }
 
   get fates(): StreamFates {
+    return this;
+  }
+
+  get gaps(): StreamGaps {
     return this;
   }
 
@@ -260,6 +266,27 @@ export class NatsJournal implements SharedLog, StreamFates {
     } else if (!this.#readers.hasEndedAt(stream, at.lsn)) return undefined;
     const isRetired = await this.#rows.retireElsewhere(stream, at);
     this.#forget(stream);
+    return isRetired;
+  }
+
+  gapBefore(stream: string): Lsn | undefined {
+    const missingLsn = this.#readers.missingLsn(stream);
+    return missingLsn === undefined ? undefined : missingLsn + 1;
+  }
+
+  async endAtGap(stream: string, at: Checkpoint): Promise<boolean> {
+    const { reads } = this.#deps;
+    const content = await this.#scan.content(stream, at.lsn);
+    if (typeof content !== 'object' || content.lastLsn !== at.lsn) return false;
+    const last = await reads.last(stream);
+    if (last === undefined || (content.gapAt === undefined && content.endLsn <= at.lsn)) return false;
+    if (!isFence(last.data)) {
+      const endLsn = decodedOr(last.data, () => undefined)?.lastLsn ?? at.lsn;
+      const outcome = await reads.publish(stream, FENCE, last.sequence, endLsn);
+      if (outcome.kind !== 'published') return false;
+    }
+    const isRetired = await this.#rows.retireElsewhere(stream, at);
+    if (isRetired) this.#forget(stream);
     return isRetired;
   }
 

@@ -6,6 +6,7 @@ import { isIP } from 'node:net';
 import { checkServerIdentity, type PeerCertificate } from 'node:tls';
 import type { Msg, MsgHdrs, NatsConnection } from '@nats-io/transport-node';
 import type { JetStreamManager } from '@nats-io/jetstream';
+import type { Lsn } from '../../../core/checkpoint.js';
 import { JournalError, reasonOf } from '../../../core/errors.js';
 import type { NatsSettings } from '../../protocol/control-messages.js';
 import type { BrokerMessage, PublishOutcome } from './broker.js';
@@ -18,6 +19,7 @@ const PING_INTERVAL_MS = 5000;
 const EXPECTED_SEQUENCE_HEADER = 'Nats-Expected-Last-Subject-Sequence';
 const EXPECTED_STREAM_HEADER = 'Nats-Expected-Stream';
 const DATABASE_HEADER = 'Summing-Counters-Database';
+const END_HEADER = 'Summing-Counters-End-LSN';
 
 /** Error codes of JetStream: the last message of the subject is another one than expected, or not known yet. */
 const MISMATCHES: readonly number[] = [10071, 10164, 10158];
@@ -110,21 +112,25 @@ export function messageOf(answer: Msg): BrokerMessage | undefined {
   if (error?.err_code === NO_MESSAGE) return undefined;
   if (message === undefined) throw unavailable(new Error(error?.description ?? 'an answer without a message'));
   const headers = Buffer.from(message.hdrs ?? '', 'base64').toString('latin1');
-  const database = new RegExp(`^${DATABASE_HEADER}: *(\\S+)`, 'im').exec(headers)?.[1];
-  return { sequence: message.seq, data: Buffer.from(message.data ?? '', 'base64'), database };
+  const valueOf = (name: string): string | undefined => new RegExp(`^${name}: *(\\S+)`, 'im').exec(headers)?.[1];
+  const [database, end] = [valueOf(DATABASE_HEADER), valueOf(END_HEADER)];
+  const endLsn = end === undefined ? undefined : Number(end);
+  return { sequence: message.seq, data: Buffer.from(message.data ?? '', 'base64'), database, endLsn };
 }
 
-/** The headers of a publish; `expectedSequence`: of the last message of its subject. */
+/** The headers of a publish; `expectedSequence`: of the last message of its subject; `endLsn`: of a fence. */
 export function publishHeaders(
   session: NatsSession,
   { stream }: Pick<NatsSettings, 'stream'>,
   databaseId: string,
   expectedSequence: number,
+  endLsn?: Lsn,
 ): MsgHdrs {
   const headers = session.makeHeaders();
   headers.set(EXPECTED_SEQUENCE_HEADER, String(expectedSequence));
   headers.set(EXPECTED_STREAM_HEADER, stream);
   headers.set(DATABASE_HEADER, databaseId);
+  if (endLsn !== undefined) headers.set(END_HEADER, String(endLsn));
   return headers;
 }
 

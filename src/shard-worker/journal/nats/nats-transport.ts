@@ -149,7 +149,7 @@ class NatsTransport implements AppendTransport {
   /** Sends a fence behind the last acknowledged record. */
   async close(writer: SharedStreamWriter): Promise<boolean> {
     writer.end('it was closed');
-    const outcome = await this.#deps.broker.publish(writer.stream, FENCE, this.#endSequence);
+    const outcome = await this.#deps.broker.publish(writer.stream, FENCE, this.#endSequence, writer.endLsn);
     return outcome.kind === 'published';
   }
 }

@@ -1,7 +1,8 @@
 /**
  * Reads one stream of a broker for its flusher. Shard thread.
  *
- * The reader skips records that were read or flushed before, and copies of them. It continues behind a fence: a broker that
+ * The reader skips records that were read or flushed before, and copies of them. A fence names the last LSN before it, so a reader that
+ * has not got that far finds a gap, not an end. It continues behind a fence: a broker that
  * accepted two messages with one expectation may have stored a record there. It stops at a gap, and at an unreadable message.
  *
  * It begins near the checkpoint, because many committed records may be kept. An LSN always has the same bytes, so the beginning
@@ -66,6 +67,7 @@ export class StreamReader {
   /** The skipped messages, by sequence; `to` is exclusive. */
   #leftOut: { from: number; readonly to: number } | undefined;
   #isBlocked = false;
+  #missingLsn: Lsn | undefined;
   /** When the last answered read was sent, and whether a read has failed since. */
   #confirmedAt: number;
   #isUnsure = false;
@@ -83,6 +85,11 @@ export class StreamReader {
   /** The last LSN that was read. */
   get lsn(): Lsn {
     return this.#lsn;
+  }
+
+  /** The last LSN before a fence, where records up to there are missing. */
+  get missingLsn(): Lsn | undefined {
+    return this.#missingLsn;
   }
 
   /** A fence was read, and no record behind it. */
@@ -203,7 +210,7 @@ export class StreamReader {
 
   /** Sends a fence. False where nothing has changed. A later read decides whether it was stored. */
   async #isFenceSent(): Promise<boolean> {
-    const outcome = await this.#deps.broker.publish(this.stream, FENCE, this.#lastSequence);
+    const outcome = await this.#deps.broker.publish(this.stream, FENCE, this.#lastSequence, this.#lsn);
     if (outcome.kind === 'published' || outcome.kind === 'mismatch') return true;
     if (outcome.kind !== 'reconnected') this.#deps.unfenced(outcome.error);
     return false;
@@ -211,9 +218,16 @@ export class StreamReader {
 
   /** Takes the records of a message. False where the reader stops at it. */
   #take(message: BrokerMessage, records: JournalRecord[]): boolean {
-    const { sequence, data } = message;
+    const { sequence, data, endLsn = 0 } = message;
     const { purges, unreadable } = this.#deps;
     if (isFence(data)) {
+      if (endLsn > this.#lsn) {
+        if (this.#leftOut !== undefined) return this.#beginAgain();
+        // Records before it are missing: the database has gone back, and they were removed.
+        this.#isBlocked = true;
+        this.#missingLsn = endLsn;
+        return false;
+      }
       this.#lastSequence = sequence;
       this.#lastLsn = 0;
       this.#fenceSequence = sequence;

@@ -69,6 +69,11 @@ export class StreamReaders {
     return this.#readers.get(stream)?.isFenced === true;
   }
 
+  /** The last LSN before a fence of a stream, where records up to there are missing. */
+  missingLsn(stream: string): Lsn | undefined {
+    return this.#readers.get(stream)?.missingLsn;
+  }
+
   /** Whether a stream was read to its end, and that is `lsn`. */
   hasEndedAt(stream: string, lsn: Lsn): boolean {
     const reader = this.#readers.get(stream);

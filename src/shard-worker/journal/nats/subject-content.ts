@@ -26,6 +26,8 @@ export interface SubjectContent {
   /** The first record behind a gap. */
   readonly gapAt: Lsn | undefined;
   readonly firstFence: number | undefined;
+  /** The last LSN that a fence names. */
+  readonly endLsn: Lsn;
 }
 
 /** Reads subjects. */
@@ -66,12 +68,14 @@ export class SubjectScan {
     let lastLsn = checkpoint;
     let gapAt: Lsn | undefined;
     let firstFence: number | undefined;
+    let endLsn = 0;
     for (let from = 1; !this.#isClosed;) {
       const messages = await this.#broker.read(stream, from, SCAN_MESSAGES);
       for (const message of messages) {
         from = message.sequence + 1;
         if (isFence(message.data)) {
           firstFence ??= message.sequence;
+          endLsn = Math.max(endLsn, message.endLsn ?? 0);
           continue;
         }
         const group = this.#decoded(stream, message);
@@ -81,7 +85,7 @@ export class SubjectScan {
         if (group.firstLsn > lastLsn + 1) gapAt ??= group.firstLsn;
         else if (gapAt === undefined) lastLsn = Math.max(lastLsn, group.lastLsn);
       }
-      if (messages.length < SCAN_MESSAGES) return { hasRecords, lastLsn, gapAt, firstFence };
+      if (messages.length < SCAN_MESSAGES) return { hasRecords, lastLsn, gapAt, firstFence, endLsn };
     }
     return 'unread';
   }

@@ -36,6 +36,7 @@ export class PostgresJournal implements SharedLog {
   readonly place = 'PostgreSQL';
   readonly store = 'increment_log';
   readonly isInDatabase = true;
+  readonly gaps = undefined;
   readonly groupBytesMax = Number.POSITIVE_INFINITY;
   readonly fates: StreamFates = { fateOf: (stream) => this.#fateOf(stream) };
   readonly #rows: StreamRows;

@@ -41,6 +41,9 @@ const SILENCE_MS = 3000;
  */
 const FREE_MAX_MS = 800;
 
+/** A stream that lacks records for this long is ended there. A replica of a broker may be behind for a while. */
+const GAP_MS = 30_000;
+
 interface HeldStream extends FlushedStream {
   readonly stream: string;
   /** Its writer is gone, and this thread may retire it. */
@@ -52,6 +55,8 @@ interface HeldStream extends FlushedStream {
   isReadToEnd: boolean;
   /** The first LSN above missing records. Nothing more is read. */
   gapAt: Lsn | undefined;
+  /** When that was found, on the monotonic clock. */
+  gapSince: number;
   isGapSaid: boolean;
 }
 
@@ -59,9 +64,10 @@ interface HeldStream extends FlushedStream {
 export interface TakenStreamsWaits {
   readonly contactMs: number;
   readonly freeMaxMs: number;
+  readonly gapMs: number;
 }
 
-const WAITS: TakenStreamsWaits = { contactMs: CONTACT_MS, freeMaxMs: FREE_MAX_MS };
+const WAITS: TakenStreamsWaits = { contactMs: CONTACT_MS, freeMaxMs: FREE_MAX_MS, gapMs: GAP_MS };
 
 /** The streams that one thread follows by their positions. */
 export class TakenStreams implements FlushedStreams {
@@ -121,6 +127,7 @@ export class TakenStreams implements FlushedStreams {
     this.#deps.surveyed(survey);
     await this.#dropFenced(survey);
     this.#sayGaps(withGaps);
+    await this.#endAtGaps(now);
     await this.#takeFree(survey, now);
     await this.#adoptOrphans(survey);
     await this.#releaseExcess(survey);
@@ -144,6 +151,8 @@ export class TakenStreams implements FlushedStreams {
       const records = found.get(held.stream) ?? [];
       this.#apply(held, records);
       held.isReadToEnd = records.length < recordsMax;
+      const gapAt = incrementLog.gaps?.gapBefore(held.stream);
+      if (gapAt !== undefined && held.gapAt === undefined) this.#noteGap(held, gapAt);
       if (!held.isReadToEnd) isMore = true;
       // An outage or a takeover has already delayed these increments. A failed flusher retries by itself.
       if (held.isReadToEnd && held.isAdopted) held.flusher.flushNow().catch(ignore);
@@ -170,7 +179,7 @@ export class TakenStreams implements FlushedStreams {
     let increments = 0;
     for (const { lsn, entries, databaseTime, acceptedAt } of records) {
       if (lsn !== held.readLsn + 1) {
-        held.gapAt = lsn;
+        this.#noteGap(held, lsn);
         break;
       }
       increments += held.pendingSums.apply(lsn, entries, 0, entries.length, databaseTime, acceptedAt);
@@ -197,6 +206,29 @@ export class TakenStreams implements FlushedStreams {
       const facts = { stream, afterLsn: readLsn, lsn: gapAt };
       const what = `Stream ${stream} lacks records in ${this.#incrementLog.store}; later records are not counted`;
       this.#log('error', facts, what);
+    }
+  }
+
+  #noteGap(held: HeldStream, gapAt: Lsn): void {
+    held.gapAt = gapAt;
+    held.gapSince = this.#clock.monotonic();
+  }
+
+  /** Ends streams that still lack records: otherwise their writers would acknowledge for ever what nobody counts. */
+  async #endAtGaps(now: number): Promise<void> {
+    const { gaps } = this.#incrementLog;
+    for (const held of [...this.#held.values()]) {
+      const { stream, gapAt, gapSince, pendingSums } = held;
+      if (gapAt === undefined || now - gapSince < this.#waits.gapMs || !pendingSums.isSettled) continue;
+      const at = pendingSums.checkpoint;
+      const isEnded = await this.#unlessUnavailable(async () => gaps?.endAtGap(stream, at));
+      if (isEnded !== true || this.#held.get(stream) !== held) continue;
+      const missing = gapAt - at.lsn === 2 ? `LSN ${at.lsn + 1} is` : `LSNs ${at.lsn + 1} to ${gapAt - 1} are`;
+      const what =
+        `Stream ${stream} is ended at LSN ${at.lsn}: ${missing} missing in ${this.#incrementLog.store}. What follows is counted with ` +
+        `\`npm run journal -- skip --stream ${stream} --above ${gapAt - 1}\``;
+      this.#log('error', { stream, lsn: at.lsn, missingTo: gapAt - 1 }, what);
+      await this.#drop(held);
     }
   }
 
@@ -281,6 +313,7 @@ export class TakenStreams implements FlushedStreams {
       readLsn: lsn,
       isReadToEnd: false,
       gapAt: undefined,
+      gapSince: 0,
       isGapSaid: false,
     };
     this.#held.set(stream, held);
