@@ -38,10 +38,12 @@ test('a stream that lacks records waits for an operator, who can have it counted
   assert.deepEqual([line?.['afterLsn'], line?.['missingLsn']], [1, 3]);
   const retired = `select 1 from journal_checkpoints where stream = '${stream}' and retired_at is not null`;
   await eventually('its end for its writer', async () => (await rowsOf(database.url, retired)).length === 1);
-  await rowsOf(
-    database.url,
-    `update journal_checkpoints set lsn = 3, epoch = (nextval('journal_epochs') << 20) where stream = '${stream}'`,
-  );
+  const skip = ['skip', '--stream', stream, '--above', '3'];
+  const asked = await runJournalCommand(skip, env);
+  assert.equal(asked.code, 1, asked.output);
+  assert.match(asked.output, /is counted to LSN 1\. LSNs 2 to 3 stay uncounted\./);
+  const done = await runJournalCommand([...skip, '--yes'], env);
+  assert.equal(done.code, 0, done.output);
   await eventually('what is above', async () => (await committedSum(database.url, 'waits')) === 10, 120_000);
   const retire = (): Promise<{ readonly code: number | null; readonly output: string }> =>
     runJournalCommand(['retire', '--stream', stream], { DATABASE_URL: database.url });

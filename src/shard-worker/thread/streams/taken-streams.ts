@@ -222,7 +222,13 @@ export class TakenStreams implements FlushedStreams {
       if (gapAt === undefined || now - gapSince < this.#waits.gapMs || !pendingSums.isSettled) continue;
       const at = pendingSums.checkpoint;
       const isEnded = await this.#unlessUnavailable(async () => gaps?.endAtGap(stream, at));
-      if (isEnded !== true || this.#held.get(stream) !== held) continue;
+      if (isEnded === undefined || this.#held.get(stream) !== held) continue;
+      if (!isEnded) {
+        // The records are there by now: whoever takes the stream next reads it again.
+        await this.#drop(held);
+        await this.#release(held);
+        continue;
+      }
       const missing = gapAt - at.lsn === 2 ? `LSN ${at.lsn + 1} is` : `LSNs ${at.lsn + 1} to ${gapAt - 1} are`;
       const what =
         `Stream ${stream} is ended at LSN ${at.lsn}: ${missing} missing in ${this.#incrementLog.store}. What follows is counted with ` +
