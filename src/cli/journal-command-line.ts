@@ -56,9 +56,9 @@ export const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [
             --moved: they may from now on. --copy: it is a database of its own,
             and its streams are retired, because the journals belong to the one
             that was copied
-  skip      for a stream of a broker or a queue that lacks records: says what stays
-            uncounted up to --above, and what follows; with --yes, has what
-            follows counted
+  skip      for a stream of a broker or a queue that lacks records: says what
+            stays uncounted up to --above, and what follows; with --yes, has
+            what follows counted
   stores    lists the brokers and queues that belong to the database of
             DATABASE_URL, with their open streams
   forget-store
