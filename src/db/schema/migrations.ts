@@ -276,6 +276,26 @@ $body$;
 `,
 };
 
+/** What a queue has that nobody can read, and whose heartbeats are whose. */
+const damagedMessages: Migration = {
+  version: 7,
+  name: 'damaged-messages',
+  sql: `
+-- Messages of a queue that cannot be read, as they were. They were deleted from the queue.
+create table damaged_messages (
+  id text primary key,
+  store uuid,
+  stream text not null,
+  body text not null,
+  problem text not null,
+  set_aside_at timestamptz not null default now()
+);
+
+-- The journal and the store whose streams a flusher takes. Null: an earlier version.
+alter table journal_heartbeats add column journal text, add column store uuid;
+`,
+};
+
 /** All steps, oldest first. */
 export const migrations: readonly Migration[] = [
   initial,
@@ -284,4 +304,5 @@ export const migrations: readonly Migration[] = [
   databaseTimes,
   incrementLog,
   stores,
+  damagedMessages,
 ];

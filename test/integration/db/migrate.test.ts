@@ -68,6 +68,7 @@ test('an empty database is migrated once, and its id stays', async (context) => 
     '4 database-times',
     '5 increment-log',
     '6 stores',
+    '7 damaged-messages',
   ]);
   assert.match(first.databaseId, /^[0-9a-f-]{36}$/);
   assert.deepEqual(await columnsOfCounters(connection), COLUMNS);
@@ -111,7 +112,12 @@ test('rows that are open at the migration to database times cover all earlier re
     text: `insert into rejected_increments (stream, key, amount, reason, sqlstate) values ($1, 'k', '1', 'r', '23514')`,
     values: [open],
   });
-  assert.deepEqual((await migrate(connection)).applied, ['4 database-times', '5 increment-log', '6 stores']);
+  assert.deepEqual((await migrate(connection)).applied, [
+    '4 database-times',
+    '5 increment-log',
+    '6 stores',
+    '7 damaged-messages',
+  ]);
   const rows = await connection.query<Record<string, unknown>>({
     text: `select stream::text, epoch::text, lsn::text, accepted_through::date::text as accepted,
                 covered_from::date::text as covered, heard_at > now() - interval '1 minute' as heard,
