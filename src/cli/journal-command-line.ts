@@ -57,8 +57,9 @@ export const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [
             and its streams are retired, because the journals belong to the one
             that was copied
   skip      for a stream of a broker or a queue that lacks records: says what
-            stays uncounted up to --above, and what follows; with --yes, has
-            what follows counted
+            stays uncounted up to --above, and what follows: in the broker, or
+            from a queue in rejected_increments; with --yes, has what follows
+            counted, without requests whose idempotency key is recorded
   stores    lists the brokers and queues that belong to the database of
             DATABASE_URL, with their open streams
   forget-store

@@ -267,27 +267,47 @@ with forgotten as (
 delete from journal_streams s using forgotten where s.stream = forgotten.stream`;
 
 /*
- * Setting aside records of a stream without a row: BEGIN_TAKING, {@link LOCK_SET_ASIDE}, {@link SET_STREAM_ASIDE},
- * {@link IS_SET_ASIDE} where that inserted nothing, COMMIT_TAKING on one session. Each statement sees the commits that the lock
- * waited for.
+ * Setting aside records of a stream that lacks earlier ones, or has no row: BEGIN_TAKING, {@link LOCK_SET_ASIDE}, {@link END_AT_GAP} where
+ * there is a row, {@link SET_STREAM_ASIDE}, {@link IS_SET_ASIDE}, COMMIT_TAKING on one session. Each statement
+ * sees the commits that the lock waited for.
  */
 
 /** $1 stream. Delays other consumers of the same message. */
 export const LOCK_SET_ASIDE = 'select pg_advisory_xact_lock(hashtextextended($1::text, 0))';
 
+/** $1 stream, $2 epoch, $3 lsn. Retires a row behind which records are missing, and fences its flusher. Returns its new epoch. */
+export const END_AT_GAP = `
+update journal_checkpoints set
+  epoch = case when retired_at is null then ${NEW_EPOCH} else epoch end,
+  retired_at = coalesce(retired_at, now()), heard_at = now(), owner = null
+where stream = $1 and epoch = $2 and lsn = $3::bigint
+returning epoch::text`;
+
 /**
  * $1 stream, $2 keys bytea[], $3 amounts text[], $4 LSNs bigint[], $5 idempotency keys text[] and $6 digests bytea[], null where there
- * is none, $7 a time, in seconds since 1970. One element for each increment. Keeps each record once.
+ * is none, $7 times float8[], in seconds since 1970, $8 whether the stream must have a row, or must not. One element for each increment.
+ * Keeps each record once.
  */
 export const SET_STREAM_ASIDE = `
 insert into rejected_increments (stream, key, amount, reason, lsn, token, digest, accepted_after)
-select $1, r.k, r.a, 'its stream has no row in journal_checkpoints', r.l, r.t, r.d,
-       case when $7::float8 = 0 then '-infinity' else to_timestamp($7::float8) end
-from unnest($2::bytea[], $3::text[], $4::bigint[], $5::text[], $6::bytea[]) r(k, a, l, t, d)
-where not exists (select from rejected_increments where stream = $1 and lsn = any($4::bigint[]))
-  and not exists (select from journal_checkpoints where stream = $1)
+select $1, r.k, r.a,
+       case when $8 then 'earlier records of its stream are missing' else 'its stream has no row in journal_checkpoints' end,
+       r.l, r.t, r.d, case when r.n = 0 then '-infinity' else to_timestamp(r.n) end
+from unnest($2::bytea[], $3::text[], $4::bigint[], $5::text[], $6::bytea[], $7::float8[]) r(k, a, l, t, d, n)
+where not exists (select from rejected_increments where stream = $1 and lsn = r.l)
+  and exists (select from journal_checkpoints where stream = $1) = $8::boolean
 returning 1`;
 
-/** $1 stream, $2 LSNs bigint[]. A row if another consumer has kept these records; none if the stream has a row by now. */
+/** $1 stream, $2 LSNs bigint[]. A row if all of these records are kept; none if that is not so, because the stream has a row by now. */
 export const IS_SET_ASIDE = `
-select 1 from rejected_increments where stream = $1 and lsn = any($2::bigint[]) limit 1`;
+select 1 where not exists (
+  select from unnest($2::bigint[]) r(l) where not exists (select from rejected_increments where stream = $1 and lsn = r.l)
+)`;
+
+/** $1 id of a message, $2 store, $3 stream, $4 body, $5 problem. Keeps a message that nobody can read, once. */
+export const KEEP_DAMAGED = `
+with kept as (
+  insert into damaged_messages (id, store, stream, body, problem) values ($1, $2::uuid, $3, $4, $5)
+  on conflict (id) do nothing returning id
+)
+select id from kept union select id from damaged_messages where id = $1`;

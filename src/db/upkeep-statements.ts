@@ -186,6 +186,26 @@ export const SET_ASIDE_KEYS = `
 select distinct token from rejected_increments
 where sqlstate is null and token > $1 and starts_with(token, $2) order by token limit $3`;
 
+/** Requests of `taken`, one copy of each, whose keys are claimed. */
+const CLAIMED = `
+copies as (
+  select stream, lsn, token, min(id) as first, (array_agg(digest))[1] as digest from taken
+  where token is not null group by stream, lsn, token
+),
+request as (select distinct on (token) * from copies order by token, first),
+claimed as (
+  insert into idempotency_keys (token, digest, claimed_at)
+  select token, digest, now() from request order by token collate "C" on conflict do nothing returning token
+),`;
+
+/** Fails unless all rows are written. */
+const AS_MEANT = `
+       ${failUnless('a.n = s.n', COUNTERS_NOT_WRITTEN, 'a.n')} as unwritten,
+       ${failUnless('c.n + v.n = r.n', KEYS_NOT_VISIBLE, '(r.n - c.n - v.n)')} as unseen
+from (select count(*)::int as n from added) a, (select count(*)::int as n from sums) s,
+     (select count(*)::int as n from claimed) c, (select count(*)::int as n from request) r,
+     (select count(*)::int as n from idempotency_keys where token in (select token from request)) v`;
+
 /**
  * $1 idempotency keys text[]. Claims each that is not known, counts one copy of its request, and deletes all copies. A copy is a
  * record: two directories may have taken the same request. Locks keys and counters in bytewise order.
@@ -195,25 +215,14 @@ with taken as (
   delete from rejected_increments where token = any($1::text[]) and sqlstate is null
   returning id, stream, lsn, token, digest, key as bytes, amount::numeric as amount
 ),
-copies as (
-  select stream, lsn, token, min(id) as first, (array_agg(digest))[1] as digest from taken group by stream, lsn, token
-),
-request as (select distinct on (token) * from copies order by token, first),
-claimed as (
-  insert into idempotency_keys (token, digest, claimed_at)
-  select token, digest, now() from request order by token collate "C" on conflict do nothing returning token
-),
+${CLAIMED}
 sums as (
   select convert_from(bytes, 'UTF8') as key, sum(amount) as amount
   from claimed join request using (token) join taken using (stream, lsn, token) group by bytes
 ),
 ${ADDED}
 select c.n as counted, r.n as requests, (select count(*)::int from copies) as copies,
-       ${failUnless('a.n = s.n', COUNTERS_NOT_WRITTEN, 'a.n')} as unwritten,
-       ${failUnless('c.n + v.n = r.n', KEYS_NOT_VISIBLE, '(r.n - c.n - v.n)')} as unseen
-from (select count(*)::int as n from added) a, (select count(*)::int as n from sums) s,
-     (select count(*)::int as n from claimed) c, (select count(*)::int as n from request) r,
-     (select count(*)::int as n from idempotency_keys where token in (select token from request)) v`;
+${AS_MEANT}`;
 
 /** $1 id, $2 reason, $3 SQLSTATE of the latest refusal. */
 export const UPDATE_REJECTED = 'update rejected_increments set reason = $2, sqlstate = $3 where id = $1::bigint';
@@ -228,5 +237,47 @@ update journal_checkpoints set
   covered_from = case when retired_at is null then covered_from
                       else greatest(covered_from, (select pruned_before from idempotency_pruning)) end,
   closed_at = null, retired_at = null
-where stream = $1 and lsn < $2::bigint and journal in ('nats', 'sqs')
+where stream = $1 and lsn < $2::bigint and journal = 'nats'
 returning 1`;
+
+/** $1 stream, $2 lsn. What is set aside above it, because earlier records are missing or the stream has no row. */
+export const DESCRIBE_ASIDE = `
+select min(lsn)::text as first, max(lsn)::text as last, count(*)::text as increments from rejected_increments
+where stream = $1 and lsn > $2::bigint and sqlstate is null`;
+
+/**
+ * $1 stream, $2 lsn, $3 most rows, whole records. Counts what is set aside above that LSN, requests whose idempotency keys are recorded
+ * excepted, and moves the checkpoint over it, so that a late copy of a record is not counted. The row stays retired: a later
+ * record opens it. Follows LOCK_PRUNED_BEFORE and LOCK_SET_ASIDE in a transaction. Returns the last LSN; null: there is no more.
+ */
+export const COUNT_ASIDE = `
+with aside as (
+  select max(lsn) as lsn from (
+    select lsn from rejected_increments where stream = $1 and lsn > $2::bigint and sqlstate is null order by lsn limit $3
+  ) batch
+),
+fence as (
+  insert into journal_checkpoints as c (stream, epoch, lsn, journal, covered_from, accepted_through, retired_at)
+  select $1, ${NEW_EPOCH}, aside.lsn, 'sqs', pruned_before, pruned_before, now() from aside cross join idempotency_pruning
+  where aside.lsn is not null
+  on conflict (stream) do update set
+    epoch = excluded.epoch, lsn = excluded.lsn, owner = null, heard_at = now(), retired_at = coalesce(c.retired_at, now())
+  where c.lsn <= $2::bigint and c.journal = 'sqs'
+  returning lsn
+),
+taken as (
+  delete from rejected_increments r using fence
+  where r.stream = $1 and r.lsn > $2::bigint and r.lsn <= fence.lsn and r.sqlstate is null
+  returning r.id, r.stream, r.lsn, r.token, r.digest, r.key as bytes, r.amount::numeric as amount
+),
+${CLAIMED}
+sums as (
+  select convert_from(bytes, 'UTF8') as key, sum(amount) as amount from (
+    select bytes, amount from taken where token is null
+    union all
+    select bytes, amount from claimed join request using (token) join taken using (stream, lsn, token)
+  ) counted group by bytes
+),
+${ADDED}
+select (select lsn::text from fence) as lsn, (select count(*)::int from taken) as increments, r.n - c.n as known,
+${AS_MEANT}`;

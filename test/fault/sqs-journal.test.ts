@@ -20,7 +20,7 @@ import { linesOf } from './server-pair.js';
 
 const JOURNAL_BACK = 'The journal in SQS takes records again';
 /** A killed consumer's messages are received again within this time. */
-const TAKEOVER_MS = 20_000;
+const TAKEOVER_MS = 15_000;
 
 interface Fleet {
   readonly sqs: SqsServer;
@@ -102,7 +102,7 @@ describe('servers whose journal is SQS', { concurrency: 3 }, () => {
     }
   });
 
-  test('a roll-up that is killed or suspended is replaced within 20 s; what both held is counted once', async () => {
+  test('a roll-up that is killed or suspended is replaced within 15 s; what both held is counted once', async () => {
     const fleet = await makeFleet('sqs: killed roll-up');
     try {
       const ingest = await fleet.make('ingest');

@@ -20,6 +20,8 @@ export interface SqsMutations {
   readonly deletesReceived?: boolean;
   /** Nobody looks at the LSN that a message names. */
   readonly ignoresPredecessor?: boolean;
+  /** What cannot be counted is deleted, and not kept. */
+  readonly deletesUncounted?: boolean;
   /** The LSNs of a message of unknown outcome are used again. */
   readonly reusesLsns?: boolean;
   /** A consumer whose row was taken sends its range again, on top of what the row says. */
@@ -103,10 +105,12 @@ export class MutatedSqsLog {
   };
 
   #overrides(): Partial<QueueLog> {
-    const { acceptBeforeRow, sentIsRefused, reusesLsns, deletesCloseFirst, neverReopens } = this.#mutations;
+    const { acceptBeforeRow, sentIsRefused, reusesLsns, deletesCloseFirst, deletesUncounted, neverReopens } =
+      this.#mutations;
     const log = this.#sound;
     return {
       receive: () => this.#receive(),
+      ...(deletesUncounted === true && { setAside: () => Promise.resolve(0) }),
       ...(acceptBeforeRow === true && { begin: (stream) => beginBeforeRow(log, stream) }),
       ...((sentIsRefused === true || reusesLsns === true) && {
         makeWriter: (begun, deps) => {

@@ -173,6 +173,7 @@ export const SQS_MUTATIONS: typeof SHARED_MUTATIONS = [
   { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true } },
   { name: 'a deletion before the commit', mutations: { deletesBeforeCommit: true } },
   { name: 'a deletion of what is already in memory', mutations: { deletesReceived: true } },
+  { name: 'a consumer that deletes what it cannot count', mutations: { deletesUncounted: true }, from: 12 },
   { name: 'a consumer that ignores the named predecessor', mutations: { ignoresPredecessor: true }, from: 5 },
   { name: 'LSNs of unknown outcome that are used again', mutations: { reusesLsns: true }, from: 12 },
   { name: 'a consumer that goes on after its row was taken', mutations: { flushesOnTop: true }, from: 98 },

@@ -29,7 +29,7 @@ import { FLUSHES, ownerStatements } from './database/owner-statements.js';
 import { prunerStatements } from './database/pruner-statements.js';
 import { SimulatedSession } from './database/session.js';
 import { setAsideStatements } from './database/set-aside-statements.js';
-import { newEpoch, type Plan, rowLock, type Server, type StatementMeaning } from './database/statement.js';
+import { type Plan, rowLock, type Server, type StatementMeaning } from './database/statement.js';
 import { add, copyTables, newTables, type Tables, type UncoveredRow } from './database/tables.js';
 import { takingStatements } from './database/taking-statements.js';
 import { Transaction } from './database/transaction.js';
@@ -214,14 +214,6 @@ export class PostgresModel implements Server {
     if (withClaims) this.tables.claims.delete(stream);
     this.tables.deleted.set(stream, row.lsn);
     return this.tables.checkpoints.delete(stream);
-  }
-
-  /** An operator moves the checkpoint of a stream. */
-  moveCheckpoint(stream: string, lsn: number): void {
-    const row = this.tables.checkpoints.get(stream);
-    if (row === undefined) return;
-    this.tables.checkpoints.set(stream, { ...row, lsn, epoch: newEpoch(this) });
-    this.highWater.set(stream, Math.max(this.highWater.get(stream) ?? 0, lsn));
   }
 
   /**

@@ -69,7 +69,8 @@ export function connectToQueue(
       const messages = await ask(() => connection.receive({ messagesMax: BATCH_MAX, waitMs, visibilityMs }));
       return messages.map(({ group, body, receipt }) => ({
         stream: group,
-        data: Buffer.from(body, 'base64'),
+        id: receipt,
+        body,
         database: STORE.databaseId,
         receipt,
       }));

@@ -9,7 +9,6 @@ import { decodeMessage } from '#product/shard-worker/journal/shared/message-form
 import { isFence } from '#product/shard-worker/journal/nats/nats-message.js';
 import type { Role } from '#product/shard-worker/thread/streams/shared-streams.js';
 import { POISON_PREFIX } from './database/values.js';
-import { rowLock } from './database/statement.js';
 import { isOpen } from './database/tables.js';
 import { type ClientRequest, type ExpectedCounter, Violation } from './expectations.js';
 import type { Mutations } from './mutations.js';
@@ -375,20 +374,7 @@ class SharedHistory extends RandomHistory {
   /** An operator decides about what waits for records that are gone. */
   get #isQueueEmpty(): boolean {
     const { queue } = this.world;
-    if (queue === undefined) return true;
-    if (queue.underWay > 0) return false;
-    for (const stream of new Set(queue.messages.map(({ group }) => group))) this.#decide(stream);
-    return queue.messages.length === 0;
-  }
-
-  /** Moves the checkpoint of a stream over what is missing, as docs/sqs-journal.md says. */
-  #decide(stream: string): void {
-    const { queued, database } = this.world;
-    const missingLsn = this.#missingLsn(stream);
-    if (missingLsn === undefined || database.locks.isHeldByOther(rowLock(stream), this)) return;
-    if (!queued.broken.has(stream)) throw new Violation(`${stream} lacks LSN ${missingLsn} in the queue`);
-    this.world.note(() => `an operator moves ${stream} to LSN ${missingLsn}`);
-    database.moveCheckpoint(stream, missingLsn);
+    return queue === undefined || (queue.underWay === 0 && queue.messages.length === 0);
   }
 
   /** The LSN that the next message of a stream names, where that is neither committed nor in the queue. */

@@ -513,21 +513,27 @@ export class World {
   /** What goes is committed, or was kept where an operator finds it. */
   #deleted(message: QueueMessage): void {
     const { group: stream } = message;
-    const { firstLsn, lastLsn, records } = recordsOf(message);
+    const { firstLsn, lastLsn } = recordsOf(message);
     this.note(() => `the queue deletes LSN ${lastLsn} of ${stream}`);
-    const { checkpoints, uncovered } = this.database.tables;
+    const { checkpoints } = this.database.tables;
     if (lastLsn <= (this.database.highWater.get(stream) ?? 0)) return;
-    const isAside = (lsn: number): boolean => uncovered.some((row) => row.stream === stream && row.lsn === lsn);
-    const isKept = records.every(({ lsn, entries }) => entries.length === 0 || isAside(lsn));
+    const isKept = this.#isKept(message);
     const isGone = this.circumstances.databaseChanged || this.queued.broken.has(stream);
     // Otherwise nobody sends anything to a stream whose row is gone, not even a record without increments.
-    if (!checkpoints.has(stream) && isGone) return;
+    if (isGone && (isKept || !checkpoints.has(stream))) return;
     if (isKept && this.queue?.hasGroupLock === false) {
       // Its row was made meanwhile by a consumer that held the first message all the while.
       this.queued.putAtRisk(stream, firstLsn - 1, lastLsn);
       return;
     }
     this.violate(new Violation(`LSN ${lastLsn} of ${stream} is deleted from the queue, and not committed`));
+  }
+
+  /** Whether an operator finds all of a message. */
+  #isKept(message: QueueMessage): boolean {
+    const { uncovered } = this.database.tables;
+    const isAside = (lsn: number): boolean => uncovered.some((row) => row.stream === message.group && row.lsn === lsn);
+    return recordsOf(message).records.every(({ lsn, entries }) => entries.length === 0 || isAside(lsn));
   }
 
   /** The queue keeps nothing for longer than its retention. */
@@ -540,7 +546,7 @@ export class World {
       return;
     }
     const { broken } = this.queued;
-    if (row !== undefined && previousLsn > row.lsn && !broken.has(stream))
+    if (row !== undefined && previousLsn > row.lsn && !broken.has(stream) && !this.#isKept(message))
       this.violate(
         new Violation(`LSN ${lastLsn} of ${stream} has waited for ${previousLsn}, which is not in the queue`),
       );

@@ -291,6 +291,9 @@ create table damaged_messages (
   set_aside_at timestamptz not null default now()
 );
 
+-- A consumer looks whether it has set a record aside.
+create index rejected_increments_stream on rejected_increments (stream, lsn) where lsn is not null;
+
 -- The journal and the store whose streams a flusher takes. Null: an earlier version.
 alter table journal_heartbeats add column journal text, add column store uuid;
 `,

@@ -263,10 +263,11 @@ export interface QueueLog extends WriterLog {
   takeReceived(first: ReceivedRecords, lastLsn: Lsn): Promise<ReceivedStream>;
 
   /**
-   * Moves records of a stream without a row to `rejected_increments`. Resolves to the number of increments; undefined, without
-   * an effect, where the stream has a row by now. Idempotent.
+   * Moves messages of a stream to `rejected_increments`. `at`: its row, which is retired, because records before them are missing;
+   * undefined: it has none. Resolves to the number of increments; undefined, without an effect, where the row is another one, or
+   * there is one by now. Idempotent.
    */
-  setAside(received: ReceivedRecords): Promise<number | undefined>;
+  setAside(messages: readonly ReceivedRecords[], at?: Checkpoint): Promise<number | undefined>;
 
   /** Keeps received messages from others for some more seconds. Rejects with `journal-unavailable`. */
   extend(receipts: readonly string[]): Promise<void>;

@@ -92,7 +92,7 @@ describe('the journal in SQS', () => {
     // Nobody of ours wrote this.
     const foreign = randomUUID();
     await sqs.sendText(foreign, 'not base64!');
-    await rollUp.waitFor(`Group ${foreign} of the queue has an unreadable message`);
+    await rollUp.waitFor(`Group ${foreign} of the queue had a damaged message, which is kept in damaged_messages`);
     // What is put aside is not counted, and an operator must hear of it.
     assert.equal((await rollUp.stop()).code, 1, rollUp.output);
   });

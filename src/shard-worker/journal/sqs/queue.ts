@@ -20,8 +20,9 @@ export type SendOutcome =
 export interface QueueMessage {
   /** Its group. */
   readonly stream: string;
-  /** Undefined: this journal did not write it. */
-  readonly data: Uint8Array | undefined;
+  /** Its id in the queue. */
+  readonly id: string;
+  readonly body: string;
   /** The id of the database of its writer; undefined for an earlier version of the server. */
   readonly database?: string | undefined;
   /** Names the message in later calls. Each receive gives another one. */

@@ -8,7 +8,7 @@
  * records of a stream ──its row is open────────────────────► taken, under a new epoch
  *                     ├──no row, first records────────────────► its row is made
  *                     ├──no row, later records────────────────► set aside, with an alert: never counted
- *                     ├──an acknowledged record before them is missing──► blocked
+ *                     ├──an acknowledged record before them is missing──► blocked; then set aside, and the row is retired
  *                     ├──retired, records above its end──────► opened again
  *                     └──retired, nothing above its end──────► counted already
  * ```
@@ -17,7 +17,6 @@ import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import type { Clock } from '../../../core/clock.js';
 import { CounterError, JournalError } from '../../../core/errors.js';
 import type { LogFields } from '../../../core/logger.js';
-import { isUuid } from '../../../core/uuid.js';
 import type { RunStatement } from '../../../db/shard-connection.js';
 import * as sql from '../../../db/statements.js';
 import * as streams from '../../../db/stream-statements.js';
@@ -33,16 +32,15 @@ import type {
   StreamWriter,
   StreamWriterDeps,
 } from '../stream-log.js';
-import { AsideRows } from './aside-rows.js';
-import type { Queue, QueueMessage } from './queue.js';
-import { decodeQueueMessage, encodeQueueMessage } from './sqs-message.js';
+import { setMessagesAside } from './aside-rows.js';
+import { MessageReader } from './message-reader.js';
+import type { Queue } from './queue.js';
+import { encodeQueueMessage } from './sqs-message.js';
 import { deduplicationId, SQS_WRITER_TIMES, sqsWriter, type SqsWriterTimes } from './sqs-transport.js';
 
 const ROLLBACK = { text: sql.ROLL_BACK_TAKING };
 /** Attempts to take a row that other consumers change at the same time. */
 const ATTEMPTS_MAX = 5;
-/** Most groups that are remembered for an unreadable message, so that the log names each once. */
-const UNREADABLE_MAX = 1000;
 
 /** Collaborators and limits of the journal. */
 export interface SqsJournalDeps extends StreamRowsDeps {
@@ -83,13 +81,14 @@ export class SqsJournal implements QueueLog {
   #beginning: Beginning | undefined;
   /** The stream that this thread writes. */
   #writer: SharedStreamWriter | undefined;
-  readonly #unreadable = new Set<string>();
+  readonly #reader: MessageReader;
 
   constructor(deps: SqsJournalDeps) {
     this.#deps = deps;
     this.groupBytesMax = deps.groupBytesMax;
     this.#times = deps.times ?? SQS_WRITER_TIMES;
     this.#rows = new StreamRows('sqs', deps, deps.receives);
+    this.#reader = new MessageReader(deps, this.#rows);
   }
 
   get flusher(): string | undefined {
@@ -177,26 +176,8 @@ export class SqsJournal implements QueueLog {
     await this.#rows.endHeartbeats(ids);
   }
 
-  async receive(): Promise<readonly ReceivedRecords[]> {
-    const messages = await this.#deps.receives.receive();
-    return messages.flatMap((message) => this.#decoded(message) ?? []);
-  }
-
-  /** An unreadable message is received again and again, and blocks its group. */
-  #decoded(message: QueueMessage): ReceivedRecords | undefined {
-    const { stream, data, receipt, database } = message;
-    try {
-      if (data === undefined || !isUuid(stream))
-        throw new JournalError('journal-corrupt', 'A message cannot be read: this journal did not write it.');
-      return { ...decodeQueueMessage(data), stream, receipt, database };
-    } catch (error) {
-      if (!(error instanceof JournalError)) throw error;
-      if (this.#unreadable.has(stream)) return undefined;
-      if (this.#unreadable.size < UNREADABLE_MAX) this.#unreadable.add(stream);
-      const what = `Group ${stream} of the queue has an unreadable message; later messages are not counted`;
-      this.#deps.log('error', { stream, err: error }, what);
-      return undefined;
-    }
+  receive(): Promise<readonly ReceivedRecords[]> {
+    return this.#reader.receive();
   }
 
   async takeReceived(first: ReceivedRecords, lastLsn: Lsn): Promise<ReceivedStream> {
@@ -235,21 +216,13 @@ export class SqsJournal implements QueueLog {
     return row && { kind: 'taken', stream: ownedStream(stream, row), how: 'reopened' };
   }
 
-  async setAside({ stream, records }: ReceivedRecords): Promise<number | undefined> {
-    const rows = new AsideRows();
-    for (const { lsn, entries } of records) rows.add(lsn, entries);
-    if (rows.keys.length === 0) return 0;
-    const time = records.at(-1)?.databaseTime ?? 0;
+  setAside(messages: readonly ReceivedRecords[], at?: Checkpoint): Promise<number | undefined> {
     return this.#rows.inFlushTurn(() =>
       this.#deps.flushes.transaction(async (run) => {
         await run({ text: sql.BEGIN_TAKING });
-        await run({ text: streams.LOCK_SET_ASIDE, values: [stream] });
-        const values = [stream, rows.keys, rows.amounts, rows.lsns, rows.idempotencyKeys, rows.digests, time];
-        const inserted = await run({ text: streams.SET_STREAM_ASIDE, values });
-        const isKept =
-          inserted.length > 0 || (await run({ text: streams.IS_SET_ASIDE, values: [stream, rows.lsns] })).length > 0;
-        await run({ text: sql.COMMIT_TAKING });
-        return isKept ? inserted.length : undefined;
+        const increments = await setMessagesAside(run, messages, at);
+        await run(increments === undefined ? ROLLBACK : { text: sql.COMMIT_TAKING });
+        return increments;
       }, ROLLBACK),
     );
   }

@@ -78,6 +78,12 @@ export function encodeQueueMessage(group: readonly RecordBytes[], facts: QueueMe
   return message;
 }
 
+/** As {@link decodeQueueMessage}, for the body of a message. */
+export function decodeQueueBody(body: string): QueueRecords {
+  if (!/^[A-Za-z0-9+/]+={0,2}$/.test(body)) throw corruptMessage('it was not written by this journal');
+  return decodeQueueMessage(Buffer.from(body, 'base64'));
+}
+
 /**
  * The group of a message. The entries of its records are views of `data`. Throws JournalError `journal-corrupt`, and
  * `journal-format` for a version that this server does not know.

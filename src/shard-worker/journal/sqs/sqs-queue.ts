@@ -92,11 +92,12 @@ export class SqsQueue implements Queue {
     const { Messages: messages = [] } = await this.#orUnavailable((client) =>
       client.send(command, { abortSignal: AbortSignal.timeout(RECEIVE_TIMEOUT_MS) }),
     );
-    return messages.map(({ Attributes: system, MessageAttributes: own, Body: body, ReceiptHandle: receipt = '' }) => ({
-      stream: system?.MessageGroupId ?? '',
-      data: dataOf(body),
-      database: own?.[DATABASE_ATTRIBUTE]?.StringValue,
-      receipt,
+    return messages.map((message) => ({
+      stream: message.Attributes?.MessageGroupId ?? '',
+      id: message.MessageId ?? '',
+      body: message.Body ?? '',
+      database: message.MessageAttributes?.[DATABASE_ATTRIBUTE]?.StringValue,
+      receipt: message.ReceiptHandle ?? '',
     }));
   }
 
@@ -202,11 +203,6 @@ function isNotSent(error: unknown): boolean {
     if (cause instanceof AggregateError) return cause.errors.length > 0 && cause.errors.every(isNotSent);
     return 'syscall' in cause && (cause.syscall === 'connect' || cause.syscall === 'getaddrinfo');
   });
-}
-
-function dataOf(body: string | undefined): Uint8Array | undefined {
-  if (body === undefined || !/^[A-Za-z0-9+/]+={0,2}$/.test(body)) return undefined;
-  return Buffer.from(body, 'base64');
 }
 
 function batchesOf(receipts: readonly string[]): readonly (readonly string[])[] {

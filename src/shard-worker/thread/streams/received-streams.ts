@@ -6,8 +6,8 @@
  *          │                                         ├──another thread has taken the row──► released: it is received again
  *          │                                         └──its last record is committed──► retired
  *          ├──already counted──► deleted
- *          ├──its stream has no row, and it is not the first record──► set aside, deleted
- *          └──names an uncounted record before it──► stays in the queue; after a while with an alert, and its row is retired
+ *          ├──its stream has no row, and it is not the first record──► after a while set aside, deleted
+ *          └──names an uncounted record before it──► stays in the queue; after a while its row is retired, it is set aside, deleted
  * ```
  *
  * While this thread holds received messages of a stream, nobody else receives later ones. It holds them until their flush is
@@ -16,8 +16,9 @@
  *
  * LSNs have gaps, because a writer never reuses the LSNs of a message in doubt. Each message names the last one that its writer
  * knew to be in the queue. If that one is not counted, another thread holds it, or it is lost: the queue dropped it, or a
- * failover of the database undid its commit. After a loss the row is retired, so that the writer begins another stream.
- * Otherwise its new increments would not count until an operator decides.
+ * failover of the database undid its commit. After a loss the row is retired, so that the writer begins another stream, and what
+ * follows is kept in `rejected_increments` until an operator decides. In the queue it would fill the part in which the queue looks
+ * for messages of other streams.
  */
 import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import type { Clock } from '../../../core/clock.js';
@@ -45,8 +46,8 @@ export interface ReceivedStreamsWaits {
 const WAITS: ReceivedStreamsWaits = { holdMs: 3000, idleMs: 5000, blockedMs: 5000, missingMs: 30_000 };
 /** Messages of another database are released for others, and received again after this time. */
 const FOREIGN_SECONDS = 1;
-/** Most blocked streams that are remembered. */
-const BLOCKED_MAX = 1000;
+/** Most streams that are remembered for their messages that cannot be counted. */
+const WAITING_MAX = 1000;
 
 /** A received message with added records, not known to be committed. */
 interface HeldMessage {
@@ -70,11 +71,10 @@ export class ReceivedStreams implements FlushedStreams {
   readonly #clock: Clock;
   readonly #log: ShardLog;
   readonly #held = new Map<string, ReceivedStreamState>();
-  /** Since when a stream is blocked; infinite once logged. */
-  readonly #blockedSince = new Map<string, number>();
-  /** When a stream was first found without a row, on the monotonic clock. */
-  readonly #unknownSince = new Map<string, number>();
-  readonly #foreign = new Set<string>();
+  /** Since when records of a stream cannot be counted, on the monotonic clock. */
+  readonly #waitingSince = new Map<string, number>();
+  /** What the log has said of streams. */
+  readonly #said = new Set<string>();
   #holdDueAt = Number.NEGATIVE_INFINITY;
   /** Deletions after commits, and ends of flushers. */
   readonly #settling = new Set<Promise<void>>();
@@ -186,10 +186,10 @@ export class ReceivedStreams implements FlushedStreams {
       }
       if (message.previousLsn > held.readLsn) {
         const { checkpoint, isSettled } = held.pendingSums;
-        await this.#block(held.stream, isSettled ? checkpoint : undefined, held.readLsn, messages.slice(index));
+        await this.#block(isSettled ? checkpoint : undefined, held.readLsn, messages.slice(index));
         break;
       }
-      this.#blockedSince.delete(held.stream);
+      this.#waitingSince.delete(held.stream);
       this.#add(held, message);
     }
     if (counted.length > 0) await this.#settle(held, counted);
@@ -228,10 +228,10 @@ export class ReceivedStreams implements FlushedStreams {
         await this.#orLater(() => this.#queueLog.remove(receiptsOf(messages)));
         return undefined;
       case 'blocked':
-        await this.#block(stream, taken.at, taken.at.lsn, messages);
+        await this.#block(taken.at, taken.at.lsn, messages);
         return undefined;
       case 'unknown':
-        await this.#setAllAside(stream, messages);
+        await this.#setUnknownAside(stream, messages);
         return undefined;
       case 'foreign':
         this.#sayForeign(first);
@@ -241,8 +241,7 @@ export class ReceivedStreams implements FlushedStreams {
   }
 
   #sayForeign({ stream, database, node, shard }: ReceivedRecords): void {
-    if (this.#foreign.has(stream)) return;
-    if (this.#foreign.size < BLOCKED_MAX) this.#foreign.add(stream);
+    if (!this.#isNew(`foreign ${stream}`)) return;
     const why =
       database === undefined
         ? 'names no database, because a server of an earlier version writes it, and has no row in journal_checkpoints; ' +
@@ -271,34 +270,60 @@ export class ReceivedStreams implements FlushedStreams {
     return held;
   }
 
-  /** Sets messages of a stream without a row aside, after the holder of its first message had time to make the row. */
-  async #setAllAside(stream: string, messages: readonly ReceivedRecords[]): Promise<void> {
-    const now = this.#clock.monotonic();
-    const since = this.#unknownSince.get(stream) ?? now;
-    this.#unknownSince.set(stream, since);
-    const [oldest] = this.#unknownSince.keys();
-    if (this.#unknownSince.size > BLOCKED_MAX && oldest !== undefined) this.#unknownSince.delete(oldest);
-    if (now - since >= this.#waits.blockedMs) for (const message of messages) await this.#setAside(message);
-    else await this.#release(receiptsOf(messages), this.#waits.blockedMs / 1000);
+  /** For a stream without a row, whose first message another thread may hold. */
+  async #setUnknownAside(stream: string, messages: readonly ReceivedRecords[]): Promise<void> {
+    if (!(await this.#isSetAside(stream, messages, this.#waits.blockedMs)) || !this.#isNew(`unknown ${stream}`)) return;
+    const [{ node, shard, firstLsn }] = messages as [ReceivedRecords];
+    const what =
+      `Stream ${stream} is in SQS from LSN ${firstLsn} on and has no row in journal_checkpoints, so it is unknown what of it is ` +
+      'counted. Its increments are kept in rejected_increments and not counted. List them with `npm run journal -- rejected`';
+    this.#log('error', { stream, node, shard, firstLsn }, what);
   }
 
-  async #setAside(message: ReceivedRecords): Promise<void> {
-    const queueLog = this.#queueLog;
-    const { stream, node, shard, firstLsn, lastLsn } = message;
-    const increments = await queueLog.setAside(message);
+  /**
+   * The predecessor of the first message is not counted: another thread holds it, or it is lost. `at`: the row; undefined if it
+   * is about to move.
+   */
+  async #block(at: Checkpoint | undefined, readLsn: Lsn, messages: readonly ReceivedRecords[]): Promise<void> {
+    const [{ stream, firstLsn, previousLsn }] = messages as [ReceivedRecords];
+    const waitMs = at === undefined ? Number.POSITIVE_INFINITY : this.#waits.missingMs;
+    if (!(await this.#isSetAside(stream, messages, waitMs, at)) || !this.#isNew(`lacking ${stream}`)) return;
+    const facts = { stream, afterLsn: readLsn, lsn: firstLsn, missingLsn: previousLsn };
+    const what =
+      `Stream ${stream} lacks records in SQS; later records are kept in rejected_increments and not counted. ` +
+      `See what can be counted with \`npm run journal -- skip --stream ${stream} --above ${previousLsn}\``;
+    this.#log('error', facts, what);
+  }
+
+  /** Sets messages aside that have waited for `waitMs`, and else releases them for a while. */
+  async #isSetAside(
+    stream: string,
+    messages: readonly ReceivedRecords[],
+    waitMs: number,
+    at?: Checkpoint,
+  ): Promise<boolean> {
+    const now = this.#clock.monotonic();
+    const since = this.#waitingSince.get(stream) ?? now;
+    this.#waitingSince.set(stream, since);
+    const [oldest] = this.#waitingSince.keys();
+    if (this.#waitingSince.size > WAITING_MAX && oldest !== undefined) this.#waitingSince.delete(oldest);
+    const receipts = receiptsOf(messages);
+    const increments = now - since < waitMs ? undefined : await this.#queueLog.setAside(messages, at);
     if (increments === undefined) {
-      await this.#release([message.receipt]);
-      return;
+      await this.#release(receipts, this.#waits.blockedMs / 1000);
+      return false;
     }
     this.#deps.moved({ adopted: increments, rejected: increments });
-    await this.#orLater(() => queueLog.remove([message.receipt]));
-    if (increments === 0) return;
-    this.#log(
-      'error',
-      { stream, node, shard, firstLsn, lastLsn, increments },
-      `Stream ${stream} is in SQS from LSN ${firstLsn} on and has no row in journal_checkpoints, so it is unknown what of it is ` +
-        'counted. Its increments are kept in rejected_increments and not counted. List them with `npm run journal -- rejected`',
-    );
+    await this.#orLater(() => this.#queueLog.remove(receipts));
+    return true;
+  }
+
+  /** Whether the log has not said this yet. */
+  #isNew(said: string): boolean {
+    if (this.#said.has(said)) return false;
+    if (this.#said.size >= WAITING_MAX) this.#said.clear();
+    this.#said.add(said);
+    return true;
   }
 
   #add(held: ReceivedStreamState, { records, lastLsn, receipt, isClose }: ReceivedRecords): void {
@@ -319,30 +344,6 @@ export class ReceivedStreams implements FlushedStreams {
     if (isLast || this.#clock.now() - pendingSums.oldestAcceptedAtMs >= flushIntervalMs)
       flusher.flushNow().catch(ignore);
     else flusher.noticeApplied();
-  }
-
-  /**
-   * The predecessor of the first message is not counted: another thread holds it, or it is lost. `at`: the row; undefined if it
-   * is about to move.
-   */
-  async #block(
-    stream: string,
-    at: Checkpoint | undefined,
-    readLsn: Lsn,
-    messages: readonly ReceivedRecords[],
-  ): Promise<void> {
-    const now = this.#clock.monotonic();
-    const since = this.#blockedSince.get(stream) ?? now;
-    if (this.#blockedSince.size < BLOCKED_MAX) this.#blockedSince.set(stream, since);
-    if (at !== undefined && now - since >= this.#waits.missingMs) {
-      this.#blockedSince.set(stream, Number.POSITIVE_INFINITY);
-      const facts = { stream, afterLsn: readLsn, lsn: messages[0]?.firstLsn, missingLsn: messages[0]?.previousLsn };
-      this.#log('error', facts, `Stream ${stream} lacks records in SQS; later records are not counted`);
-      await this.#orLater(async () => {
-        await this.#queueLog.retire(stream, at);
-      });
-    }
-    await this.#release(receiptsOf(messages), this.#waits.blockedMs / 1000);
   }
 
   /**
