@@ -70,18 +70,18 @@ export const ASK_STREAM = `
 select lsn::text, epoch::text, closed_at is null and retired_at is null as open, ${seconds('now()')} as database_time
 from journal_checkpoints where stream = $1`;
 
-/** $1 flusher, or null, $2 streams uuid[] of this writer. Heartbeats. */
+/** $1 flusher, or null, $2 streams uuid[] of this writer, $3 journal and $4 store of the flusher. Heartbeats. */
 export const SEND_HEARTBEATS = `
 with writers as (
   update journal_heartbeats set alive_at = now() where id = any($2::uuid[]) returning 1
 )
-insert into journal_heartbeats (id, flushes) select $1, true where $1::uuid is not null
+insert into journal_heartbeats (id, flushes, journal, store) select $1, true, $3::text, $4::uuid where $1::uuid is not null
 on conflict (id) do update set alive_at = now()`;
 
 /** As {@link SEND_HEARTBEATS}, for other journals: also for a stream without a row. */
 export const SEND_HEARTBEATS_WITHOUT_ROW = `
-insert into journal_heartbeats (id, flushes)
-select id, flushes from (
+insert into journal_heartbeats (id, flushes, journal, store)
+select id, flushes, $3::text, $4::uuid from (
   select $1::uuid as id, true as flushes where $1::uuid is not null
   union all
   select id, false from unnest($2::uuid[]) w(id)
@@ -104,14 +104,16 @@ returning 1`;
 
 /**
  * $1 journal, $2 store, null for the database. Its streams that are not retired: their checkpoints, whether flusher and writer send heartbeats, the time since the
- * last heartbeat of the writer, and the number of flushers with heartbeats. `self_flushed`: one thread writes and flushes it.
+ * last heartbeat of the writer, and the number of flushers of that journal and store with heartbeats; those of earlier versions name
+ * none. `self_flushed`: one thread writes and flushes it.
  */
 export const SURVEY_STREAMS = `
 select c.stream::text, c.epoch::text, c.lsn::text, c.owner::text, coalesce(c.node::text, '') as node, coalesce(c.shard, 0) as shard,
        coalesce(o.${IS_ALIVE}, false) as is_owned, coalesce(w.${IS_ALIVE}, false) as is_written,
        extract(epoch from clock_timestamp() - w.alive_at)::float8 * 1000 as silent_ms,
        coalesce(c.owner = s.flusher, false) as self_flushed,
-       (select count(*)::int from journal_heartbeats where flushes and ${IS_ALIVE}) as flushers
+       (select count(*)::int from journal_heartbeats
+        where flushes and ${IS_ALIVE} and (journal is null or (journal = $1 and store is not distinct from $2::uuid))) as flushers
 from journal_checkpoints c
 left join journal_streams s on s.stream = c.stream
 left join journal_heartbeats o on o.id = c.owner

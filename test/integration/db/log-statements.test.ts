@@ -238,6 +238,25 @@ describe('The increment log in PostgreSQL', () => {
     assert.equal((await look())?.owner, undefined);
   });
 
+  test('a survey counts flushers of its own journal and store, and those of earlier versions', async () => {
+    const [log, other] = [logOf(), logOf()];
+    await other.begin(randomUUID());
+    const flushers = async (): Promise<number> => (await log.survey()).flushers;
+    const others = await flushers();
+    await log.sendHeartbeats([]);
+    assert.equal(await flushers(), others + 1);
+    const add = (journal: string | null, store: string | null): Promise<unknown> =>
+      database.query(
+        'insert into journal_heartbeats (id, flushes, journal, store) values ($1, true, $2, $3)',
+        ...[randomUUID(), journal, store],
+      );
+    await add('nats', randomUUID());
+    await add('nats', null);
+    assert.equal(await flushers(), others + 1, 'they take streams of another journal');
+    await add(null, null);
+    assert.equal(await flushers(), others + 2);
+  });
+
   test('pruning removes committed records after their time, oldest first, and ended streams after the window', async () => {
     const log = logOf();
     const begun = await log.begin(randomUUID());

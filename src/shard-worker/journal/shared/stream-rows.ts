@@ -191,7 +191,7 @@ export class StreamRows {
   /** Heartbeats of this thread, and of the writer of `written`, also before it has a row. */
   async sendHeartbeats(written: readonly string[]): Promise<void> {
     const text = this.#kind === 'postgres' ? streams.SEND_HEARTBEATS : streams.SEND_HEARTBEATS_WITHOUT_ROW;
-    await this.run(text, [this.flusher ?? null, written]);
+    await this.run(text, [this.flusher ?? null, written, this.#kind, this.#storeId]);
   }
 
   /** Ends heartbeats: other threads may take over at once. */
