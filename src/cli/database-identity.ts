@@ -8,6 +8,7 @@
 import { reasonOf, StartError } from '../core/errors.js';
 import { connect, describeTarget, type DatabaseConnection, type DatabaseTarget } from '../db/connection.js';
 import { COPY_DATABASE, IDENTITY, MOVE_DATABASE } from '../db/identity-statements.js';
+import { raisedEpochs } from '../db/schema/epochs.js';
 import { EXIT_TEMPORARY } from './command-exit.js';
 
 /** `moved`: servers count in this database from now on. `copy`: it is another database than the one that was copied. */
@@ -57,13 +58,17 @@ async function report(connection: DatabaseConnection, decision: IdentityDecision
   }
   if (isInPlace && decision === 'moved')
     return { sentences: ['The database is where it was recorded; nothing to do.'], isInPlace };
+  // Running servers go on after the decision, without a start.
+  const behind = await raisedEpochs(connection);
   await connection.query({ text: decision === 'moved' ? MOVE_DATABASE : COPY_DATABASE });
+  const said = behind === undefined ? [] : [`${behind}.`];
   const after = await identityOf(connection);
   if (decision === 'moved')
-    return { sentences: [`Servers may count in database ${after.id} at ${after.present}.`], isInPlace: true };
+    return { sentences: [...said, `Servers may count in database ${after.id} at ${after.present}.`], isInPlace: true };
   const streams = before.open_streams === 1 ? '1 open stream is' : `${before.open_streams} open streams are`;
   return {
     sentences: [
+      ...said,
       `This database is ${after.id} now; the one that was copied is ${before.id}.`,
       `${streams} retired here: the journals belong to ${before.id}, which counts their records.`,
     ],

@@ -9,6 +9,7 @@ import { connect, type DatabaseTarget } from '../connection.js';
 import type { DatabaseLogger } from '../embedded/embedded-postgres.js';
 import { refuseTransactionPooler } from '../transaction-pooler.js';
 import type { TableAdoption } from './counters-table.js';
+import { raisedEpochs } from './epochs.js';
 import { migrate, TableBusyError } from './migrate.js';
 import { silentRowWarnings } from './silent-rows.js';
 
@@ -37,7 +38,9 @@ export async function openDatabase(
       const adoption = { adoptsOtherColumns: adoptCounters === 1 };
       const { databaseId, applied, warnings, adopted } = await migrate(connection, adoption);
       if (adopted !== undefined) logger.info({ ...adopted }, adoptionSentence(adopted));
-      for (const warning of [...warnings, ...(await silentRowWarnings(connection))]) logger.warn({}, warning);
+      const behind = await raisedEpochs(connection);
+      const others = behind === undefined ? warnings : [...warnings, behind];
+      for (const warning of [...others, ...(await silentRowWarnings(connection))]) logger.warn({}, warning);
       if (applied.length > 0) logger.info({ applied }, 'Migrated the database');
       return { kind: 'open', databaseId };
     } finally {
