@@ -121,6 +121,7 @@ export function sharedPlan(seed: number, journal: SharedJournal): SharedPlan {
         wordMs: random.pick([50, 300]),
         readMs: random.pick([10, 50]),
         touchMs: random.pick([50, 300]),
+        rowWaitMs: (5 * aliveMs) / 2,
       },
       waits: { contactMs: (2 * aliveMs) / 3, freeMaxMs: aliveMs / 2, gapMs: 3 * aliveMs },
     },

@@ -40,6 +40,8 @@ const HEARTBEAT_INTERVAL_MS = 3000;
 const ASK_INTERVAL_MS = 60_000;
 const ASK_CHECKPOINT_INTERVAL_MS = 1000;
 const WORD_INTERVAL_MS = 60_000;
+/** How long the writer of a stream without a row waits for a flusher that makes it, once the database answers. */
+const ROW_WAIT_MS = 15_000;
 const READ_INTERVAL_MS = 200;
 const READ_INTERVAL_MIN_MS = 20;
 const TOUCH_INTERVAL_MS = 15_000;
@@ -62,6 +64,7 @@ export interface SharedStreamsIntervals {
   readonly wordMs: number;
   readonly readMs: number;
   readonly touchMs: number;
+  readonly rowWaitMs: number;
 }
 
 /** What the streams need besides the context of the shard. */
@@ -109,6 +112,7 @@ export class SharedStreams implements ShardStreams {
       wordMs: WORD_INTERVAL_MS,
       readMs: Math.max(READ_INTERVAL_MIN_MS, Math.min(READ_INTERVAL_MS, flushIntervalMs / 2)),
       touchMs: TOUCH_INTERVAL_MS,
+      rowWaitMs: ROW_WAIT_MS,
       ...deps.intervals,
     };
     this.#availability = new JournalAvailability(context.deps, incrementLog.place);

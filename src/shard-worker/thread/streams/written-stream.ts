@@ -3,6 +3,8 @@
  *
  * ```text
  * none ──row made──► writing ──another server took it, or a group is in doubt for too long──► left (`left-streams.ts`), none
+ *   └──database unavailable──► writing without a row ──a flusher made it──► writing
+ *                                 └──no row for a while, though the database answers──► closed, left, none
  * ```
  *
  * Each thread begins a new stream, and another one after each loss of a stream. Any thread, perhaps this one, takes and
@@ -43,6 +45,8 @@ interface OpenStream extends CountedStream {
    * When its row was first seen open, in time of the database. Records with this or a later time can take idempotent requests.
    */
   coveredSince: DatabaseTime | undefined;
+  /** When the database first answered that it has no row yet, on the monotonic clock. */
+  withoutRowSince: number | undefined;
   /** Undefined if others flush it. */
   readonly flusher: Flusher | undefined;
 }
@@ -56,6 +60,7 @@ export interface WrittenStreamDeps {
     readonly heartbeatMs: number;
     readonly askMs: number;
     readonly wordMs: number;
+    readonly rowWaitMs: number;
   };
   readonly availability: JournalAvailability;
   readonly left: LeftStreams;
@@ -208,6 +213,7 @@ export class WrittenStream {
       journal,
       pendingSums,
       coveredSince: isRegistered ? begun.time : undefined,
+      withoutRowSince: undefined,
       flusher: isRegistered ? makeFlusher?.(pendingSums, fenced) : undefined,
     };
     // The opening record is already in the journal.
@@ -274,6 +280,10 @@ export class WrittenStream {
     }
     this.#time = Math.max(this.#time, row.time);
     if (row.time > 0) open.coveredSince ??= row.time;
+    else if (this.#hasWaitedForRow(open)) {
+      await this.#leaveWithoutRow(open);
+      return;
+    }
     if (open.flusher === undefined) {
       open.writer.noteCheckpoint(row.lsn);
       await left.forgetCommitted();
@@ -281,6 +291,31 @@ export class WrittenStream {
     const waitMs = open.coveredSince === undefined ? intervals.roundMs : intervals.askMs;
     this.#askDueAt = this.#clock.monotonic() + waitMs;
     published();
+  }
+
+  #hasWaitedForRow(open: OpenStream): boolean {
+    const now = this.#clock.monotonic();
+    open.withoutRowSince ??= now;
+    return now - open.withoutRowSince >= this.#deps.intervals.rowWaitMs && this.#deps.context.phase !== 'draining';
+  }
+
+  /**
+   * A flusher may have made the row, and a failover may have undone that: then nobody makes it again, and nobody counts what is
+   * appended. The next stream gets its row before its first record.
+   */
+  async #leaveWithoutRow(open: OpenStream): Promise<void> {
+    const { context, incrementLog } = this.#deps;
+    const { stream } = open.writer;
+    const what =
+      'PostgreSQL has no row of the stream, which began while it was unavailable: no server has made it, or a failover has taken it ' +
+      'back. Closing the stream';
+    context.deps.log('warn', { stream }, what);
+    try {
+      // As at a clean stop, so that whoever makes its row retires it.
+      await incrementLog.endHeartbeats([stream]);
+    } finally {
+      this.#leave(open);
+    }
   }
 
   /** Notes once a minute that everything accepted before is in the journal. The flusher of the stream passes it on. */

@@ -217,7 +217,7 @@ test('no touch of a stream carries a time while a group is in the journal and no
   const nothing = (): void => undefined;
   const written = new WrittenStream({
     ...{ context, incrementLog, left, makeFlusher: undefined },
-    intervals: { roundMs: 1000, heartbeatMs: 3000, askMs: 1000, wordMs: 60_000 },
+    intervals: { roundMs: 1000, heartbeatMs: 3000, askMs: 1000, wordMs: 60_000, rowWaitMs: 15_000 },
     availability: new JournalAvailability(context.deps, 'PostgreSQL'),
     ...{ unavailable: nothing, published: nothing, begun: nothing, ended: nothing },
   });
