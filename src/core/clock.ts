@@ -1,6 +1,7 @@
 /**
  * Time and timers behind an interface, so that tests and the simulation control them. Any thread.
  */
+import { uptime } from 'node:os';
 import { setTimeout as setTimeoutPromise } from 'node:timers/promises';
 
 /** A timer. It may be cancelled more than once. */
@@ -12,8 +13,10 @@ export interface Timer {
 export interface Clock {
   /** Wall-clock time in milliseconds since 1970, as `Date.now()`. */
   now(): number;
-  /** Monotonic time in milliseconds, for durations. */
+  /** Monotonic time in milliseconds, for durations. On Linux it stands still while the machine is suspended. */
   monotonic(): number;
+  /** Monotonic time in milliseconds, suspensions included, to 10 ms. It takes about 5 µs. */
+  uptime(): number;
   /** Runs `callback` once after `delayMs`. The timer does not keep the process alive. */
   schedule(delayMs: number, callback: () => void): Timer;
 }
@@ -22,6 +25,7 @@ export interface Clock {
 export const systemClock: Clock = {
   now: () => Date.now(),
   monotonic: () => performance.now(),
+  uptime: () => uptime() * 1000,
   schedule(delayMs, callback) {
     const handle = setTimeout(callback, delayMs);
     handle.unref();

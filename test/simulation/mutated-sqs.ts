@@ -28,8 +28,6 @@ export interface SqsMutations {
   readonly flushesOnTop?: boolean;
   /** A flush that does not apply counts as applied. */
   readonly missIsOurs?: boolean;
-  /** The clock that tells for how long a message is under way does not count suspensions. */
-  readonly suspensionsDoNotCount?: boolean;
   /** A stream is retired after its last message is deleted. */
   readonly deletesCloseFirst?: boolean;
   /** The library that sends requests repeats them by itself, and reports the last outcome. */
@@ -75,7 +73,7 @@ function naming(data: Uint8Array, previousLsn: Lsn): Uint8Array {
 /** What the log of a shard is made of. */
 export function mutateSqsDeps(deps: SqsJournalDeps, mutations: Mutations): SqsJournalDeps {
   const appends = mutateSends(deps.appends, mutations);
-  return { ...deps, appends, ...(mutations.suspensionsDoNotCount === true && { uptime: () => 0 }) };
+  return { ...deps, appends };
 }
 
 /** The log of a shard. */
@@ -154,7 +152,7 @@ export class MutatedSqsLog {
   /** Begins behind what is acknowledged again. */
   #reusing(writer: StreamWriter, deps: StreamWriterDeps): StreamWriter {
     const { stream } = writer;
-    const { appends, owner, uptime, times } = this.#deps;
+    const { appends, owner, times } = this.#deps;
     let current = writer;
     return new Proxy(writer, {
       get: (_, name) => {
@@ -164,7 +162,7 @@ export class MutatedSqsLog {
             if (isInDoubt(error) && !current.isOver)
               current = sqsWriter(
                 { stream, lsn: current.endLsn },
-                { ...deps, ...{ queue: appends, origin: owner, uptime, times } },
+                { ...deps, ...{ queue: appends, origin: owner, times } },
               );
             throw error;
           });

@@ -161,9 +161,9 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
   // Only a broker that loses messages shows these.
   { name: 'a sequence that a writer takes for its last record', mutations: { trustsOwnSequence: true }, from: 2370 },
   { name: 'a sequence that a reader takes for its last message', mutations: { trustsReadSequence: true }, from: 4358 },
-  { name: 'a loss by the checkpoint that the writer knows', mutations: { saysLostAtOnce: true }, from: 2594 },
+  { name: 'a loss by the checkpoint that the writer knows', mutations: { saysLostAtOnce: true }, from: 2846 },
   { name: 'sums in memory that go with their stream', mutations: { dropsPending: true }, from: 53 },
-  { name: 'a loss that nobody looks for', mutations: { saysNoLoss: true }, from: 2594 },
+  { name: 'a loss that nobody looks for', mutations: { saysNoLoss: true }, from: 2846 },
 ];
 
 /** The bugs that random histories of servers with one journal in a queue find. */

@@ -194,6 +194,7 @@ export function clockOf(scheduler: Scheduler, life: Life, beforeSchedule: () => 
   return {
     now: () => BEGINNING + Math.floor(scheduler.now),
     monotonic: () => scheduler.now,
+    uptime: () => scheduler.now,
     schedule(delayMs, callback) {
       beforeSchedule();
       return scheduler.after(delayMs, life, callback);

@@ -36,6 +36,7 @@ import { followingStreams } from '../support/following-streams.js';
 import { mutateIncrementLog } from './mutated-log.js';
 import { mutateAppends, mutateNatsDatabase, mutateNatsLog, mutateReads, purgeTo } from './mutated-nats.js';
 import { mutate, mutateDisk } from './mutated-parts.js';
+import type { Mutations } from './mutations.js';
 import { MutatedSqsLog, mutateSqsDatabase, mutateSqsDeps } from './mutated-sqs.js';
 import { connectToQueue } from './queue-connection.js';
 import type { Clock, Timer } from '#product/core/clock.js';
@@ -94,6 +95,7 @@ export class ShardThread {
     const clock = suspendableClock(
       clockOf(world.scheduler, this.life, () => this.#step()),
       node,
+      world.mutations,
     );
     const { shared } = node.settings;
     this.#shard =
@@ -246,7 +248,6 @@ export class ShardThread {
         ...deps,
         appends: connect(),
         receives: connect(),
-        uptime: () => world.scheduler.now / 1000,
         ...{ times, groupBytesMax },
         log: this.#log,
       },
@@ -443,12 +444,13 @@ export class ShardThread {
   }
 }
 
-/** A clock whose monotonic time, and whose timers, stand still while its process is suspended. */
-function suspendableClock(clock: Clock, node: SimulatedNode): Clock {
+/** A clock whose monotonic time, and whose timers, stand still while its machine is suspended. */
+function suspendableClock(clock: Clock, node: SimulatedNode, { suspensionsDoNotCount }: Mutations): Clock {
   const monotonic = (): number => clock.monotonic() - node.suspendedMs;
   return {
     now: () => clock.now(),
     monotonic,
+    uptime: suspensionsDoNotCount === true ? monotonic : () => clock.uptime(),
     schedule(delayMs, callback) {
       const dueAt = monotonic() + delayMs;
       const wait = (ms: number): Timer =>

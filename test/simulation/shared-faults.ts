@@ -305,14 +305,14 @@ export class SharedFaults {
   /** SIGSTOP, and SIGCONT some time later: soon, or after others have taken over, or after a window. */
   freeze(node: SimulatedNode, takeoverMs = this.#plan.takeoverMs): void {
     const { life, name } = node;
-    const { scheduler, random, queue } = this.#world;
+    const { scheduler, random, broker, queue } = this.#world;
     if (life.isOver || life.isFrozen) return;
     const ms =
       takeoverMs === undefined
         ? random.below(random.pick([50, 400, 1500, this.#plan.sleepMaxMs]))
         : takeoverMs * (0.6 + random.below(100) / 100);
     // That of a machine: its monotonic clock stands still.
-    const isSuspension = queue !== undefined && random.below(2) === 0;
+    const isSuspension = queue === undefined ? broker !== undefined && Math.floor(ms) % 2 === 1 : random.below(2) === 0;
     this.#world.note(() => `${name} is ${isSuspension ? 'suspended' : 'stopped'} for ${ms} ms`);
     life.freeze();
     scheduler.after(ms, this.#life, () => {

@@ -154,8 +154,8 @@ function withQueue(plan: SharedPlan, random: Mulberry32): SharedPlan {
   const isShort = onWindows && random.below(2) === 0;
   const visibilityMs = random.pick([100, 150]);
   const times = onWindows
-    ? { unansweredMaxSeconds: 0.25, beatSeconds: 0.35, silentMaxSeconds: 0.7 }
-    : { unansweredMaxSeconds: 1, beatSeconds: 1.2, silentMaxSeconds: 2.4 };
+    ? { unansweredMaxMs: 250, beatMs: 350, silentMaxMs: 700 }
+    : { unansweredMaxMs: 1000, beatMs: 1200, silentMaxMs: 2400 };
   const client = { visibilityMs, waitMs: random.pick([10, 50]) };
   const sqs = { groupBytesMax: random.pick([150, 1000, 1 << 17]), client, times };
   const waits = {

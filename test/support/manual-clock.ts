@@ -9,6 +9,7 @@ interface Scheduled {
 export class ManualClock implements Clock {
   #now: number;
   #elapsed = 0;
+  #suspended = 0;
   #scheduled: Scheduled[] = [];
 
   constructor(now = Date.UTC(2026, 0, 1)) {
@@ -23,6 +24,10 @@ export class ManualClock implements Clock {
     return this.#elapsed;
   }
 
+  uptime(): number {
+    return this.#elapsed + this.#suspended;
+  }
+
   schedule(delayMs: number, callback: () => void): Timer {
     const entry = { at: this.#elapsed + delayMs, callback };
     this.#scheduled.push(entry);
@@ -32,6 +37,12 @@ export class ManualClock implements Clock {
   /** Sets the wall clock, without time passing. */
   set(byMs: number): void {
     this.#now += byMs;
+  }
+
+  /** Suspends the machine. */
+  suspend(ms: number): void {
+    this.#now += ms;
+    this.#suspended += ms;
   }
 
   /** Pending timers. */

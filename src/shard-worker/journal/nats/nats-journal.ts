@@ -128,7 +128,7 @@ export class NatsJournal implements SharedLog, StreamFates, StreamGaps {
     await this.#connect();
     this.#beginning ??= await this.#prepare(stream);
     const { begun, opening } = this.#beginning;
-    const confirmedAt = this.#deps.clock.monotonic();
+    const confirmedAt = this.#deps.clock.uptime();
     const sequence = await sendOpeningRecord(this.#deps.appends, begun.stream, opening);
     this.#beginning = undefined;
     if (sequence === 'over')

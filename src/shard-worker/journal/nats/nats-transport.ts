@@ -62,7 +62,7 @@ export interface WrittenEnd {
   readonly lsn: Lsn;
   /** The sequence of its message; 0: none. */
   readonly sequence: number;
-  /** When the request was sent that confirmed it, on the monotonic clock. */
+  /** When the request was sent that confirmed it, by {@link Clock.uptime}. */
   readonly confirmedAt: number;
 }
 
@@ -114,7 +114,7 @@ class NatsTransport implements AppendTransport {
   /** Another message may have its sequence by now. */
   get mustConfirm(): boolean {
     const { clock, confirmAfterMs } = this.#deps;
-    return this.#isUnsure || clock.monotonic() - this.#confirmedAt >= confirmAfterMs;
+    return this.#isUnsure || clock.uptime() - this.#confirmedAt >= confirmAfterMs;
   }
 
   /** An attempt was not acknowledged. */
@@ -207,7 +207,7 @@ class NatsAttempts implements GroupAttempts {
 
   async #send(): Promise<AppendOutcome> {
     const { broker, clock } = this.#deps;
-    const sentAt = clock.monotonic();
+    const sentAt = clock.uptime();
     this.#hasPaused = false;
     const outcome = await broker.publish(this.#writer.stream, this.#data, this.#expected);
     if (outcome.kind === 'published') {
@@ -224,7 +224,7 @@ class NatsAttempts implements GroupAttempts {
 
   /** Looks for a group whose last attempt was not acknowledged. */
   async #look(): Promise<AppendOutcome> {
-    const askedAt = this.#deps.clock.monotonic();
+    const askedAt = this.#deps.clock.uptime();
     let sight: Sight;
     try {
       sight = await this.#see();

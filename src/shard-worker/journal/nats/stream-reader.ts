@@ -41,7 +41,7 @@ const FENCES_MAX = 2;
 export interface StreamReaderDeps {
   readonly broker: Pick<Broker, 'publish' | 'read' | 'last'>;
   readonly purges: Pick<PurgeSchedule, 'noteMessage' | 'noteFence' | 'hold' | 'release' | 'clear'>;
-  readonly clock: Pick<Clock, 'monotonic'>;
+  readonly clock: Pick<Clock, 'uptime'>;
   /** This long after a read was sent the broker may have restarted. */
   readonly confirmAfterMs: number;
   /** A message cannot be read: later messages are not counted. */
@@ -79,7 +79,7 @@ export class StreamReader {
     this.#lsn = lsn;
     this.#isPlaced = lsn === 0;
     this.#deps = deps;
-    this.#confirmedAt = deps.clock.monotonic();
+    this.#confirmedAt = deps.clock.uptime();
   }
 
   /** The last LSN that was read. */
@@ -108,7 +108,7 @@ export class StreamReader {
    */
   async read(recordsMax: number): Promise<readonly JournalRecord[]> {
     const { clock, confirmAfterMs } = this.#deps;
-    const now = clock.monotonic();
+    const now = clock.uptime();
     const mustConfirm = this.#isUnsure || now - this.#confirmedAt >= confirmAfterMs;
     const since = mustConfirm ? now : this.#confirmedAt;
     // Until this read has succeeded.
@@ -131,7 +131,7 @@ export class StreamReader {
       const mustFence = this.ends && !this.isFenced && fences < FENCES_MAX;
       if (mustFence) {
         fences += 1;
-        if (this.#deps.clock.monotonic() >= fenceUntil) return false;
+        if (this.#deps.clock.uptime() >= fenceUntil) return false;
         if (!(await this.#isFenceSent())) return false;
       } else if (this.#leftOut === undefined || (await this.#readLeftOut(this.#leftOut))) {
         break;

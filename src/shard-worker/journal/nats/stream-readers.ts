@@ -14,7 +14,7 @@ import type { SubjectPurge } from './subject-purge.js';
 export interface StreamReadersDeps {
   readonly broker: Pick<Broker, 'publish' | 'read' | 'last'>;
   readonly purge: SubjectPurge;
-  readonly clock: Pick<Clock, 'monotonic'>;
+  readonly clock: Pick<Clock, 'monotonic' | 'uptime'>;
   /** This long after a read was sent the broker may have restarted. */
   readonly confirmAfterMs: number;
   readonly log: WriteLine;

@@ -12,7 +12,7 @@ import { PurgeSchedule, type PurgeMark } from './purge-schedule.js';
 /** Collaborators and limits of the purges. */
 export interface SubjectPurgeDeps {
   readonly broker: Pick<Broker, 'read' | 'purge'>;
-  readonly clock: Pick<Clock, 'monotonic'>;
+  readonly clock: Pick<Clock, 'monotonic' | 'uptime'>;
   /** JOURNAL_KEEP_SECONDS. */
   readonly keepSeconds: number;
   /** This long after a read was sent the broker may have restarted. */
@@ -85,10 +85,10 @@ export class SubjectPurge {
    */
   async below(stream: string, sequence: number, isSame: (message: BrokerMessage) => boolean): Promise<boolean> {
     const { broker, clock, confirmAfterMs } = this.#deps;
-    const until = clock.monotonic() + confirmAfterMs;
+    const until = clock.uptime() + confirmAfterMs;
     const [message] = await broker.read(stream, sequence, 1);
     if (message?.sequence !== sequence || !isSame(message)) return false;
-    if (clock.monotonic() < until) await broker.purge(stream, sequence);
+    if (clock.uptime() < until) await broker.purge(stream, sequence);
     return true;
   }
 }

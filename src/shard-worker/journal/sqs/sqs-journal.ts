@@ -49,8 +49,6 @@ export interface SqsJournalDeps extends StreamRowsDeps {
   /** For receives. */
   readonly receives: Queue;
   readonly clock: Clock;
-  /** See {@link SqsWriterDeps}. */
-  readonly uptime: () => number;
   readonly times?: SqsWriterTimes;
   /** Most bytes of the records of a group. */
   readonly groupBytesMax: number;
@@ -102,9 +100,9 @@ export class SqsJournal implements QueueLog {
   async begin(stream: string): Promise<BegunStream> {
     const beginning = (this.#beginning ??= await this.#prepare(stream));
     const { begun, opening } = beginning;
-    const { appends, uptime } = this.#deps;
-    const sentAt = (beginning.unansweredSince ??= uptime());
-    const isTooLate = (): boolean => uptime() - sentAt >= this.#times.unansweredMaxSeconds;
+    const { appends, clock } = this.#deps;
+    const sentAt = (beginning.unansweredSince ??= clock.uptime());
+    const isTooLate = (): boolean => clock.uptime() - sentAt >= this.#times.unansweredMaxMs;
     // A process that was suspended sends nothing late.
     if (isTooLate()) throw await this.#leaveUnbegun(begun);
     const outcome = await appends.send(begun.stream, deduplicationId(begun.stream, 1), opening);
@@ -145,10 +143,10 @@ export class SqsJournal implements QueueLog {
   }
 
   makeWriter({ stream }: BegunStream, deps: StreamWriterDeps): StreamWriter {
-    const { appends, owner, uptime } = this.#deps;
+    const { appends, owner } = this.#deps;
     // The LSN of the opening record.
     const end = { stream, lsn: 1 };
-    this.#writer = sqsWriter(end, { ...deps, queue: appends, origin: owner, uptime, times: this.#times });
+    this.#writer = sqsWriter(end, { ...deps, queue: appends, origin: owner, times: this.#times });
     return this.#writer;
   }
 

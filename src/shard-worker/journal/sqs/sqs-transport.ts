@@ -29,32 +29,30 @@ import type { StreamWriterDeps } from '../stream-log.js';
 import type { Queue } from './queue.js';
 import { encodeQueueMessage } from './sqs-message.js';
 
-/** Times of a writer, in seconds, which a simulation shortens. A suspension counts. */
+/** Times of a writer, in milliseconds, which a simulation shortens. A suspension counts. */
 export interface SqsWriterTimes {
   /** A message that is under way for so long ends its stream. Much less than the time after which streams are retired. */
-  readonly unansweredMaxSeconds: number;
+  readonly unansweredMaxMs: number;
   /**
    * A stream without an acknowledgement for so long ends before anything more is sent: the process was suspended, and the row may
    * be retired or pruned.
    */
-  readonly silentMaxSeconds: number;
+  readonly silentMaxMs: number;
   /** An idle stream gets a record at least this often. */
-  readonly beatSeconds: number;
+  readonly beatMs: number;
 }
 
 /** An hour, two days, and half a day: an idle stream gets a record each day even where one send fails. */
 export const SQS_WRITER_TIMES: SqsWriterTimes = {
-  unansweredMaxSeconds: 3600,
-  silentMaxSeconds: 172_800,
-  beatSeconds: 43_200,
+  unansweredMaxMs: 3_600_000,
+  silentMaxMs: 172_800_000,
+  beatMs: 43_200_000,
 };
 
 /** Collaborators of a writer, in addition to those of every writer. */
 export interface SqsWriterDeps extends StreamWriterDeps {
   readonly queue: Pick<Queue, 'send'>;
   readonly origin: MessageOrigin;
-  /** Seconds since some time in the past, those of a suspension included. */
-  readonly uptime: () => number;
   readonly times?: SqsWriterTimes | undefined;
 }
 
@@ -81,16 +79,16 @@ class SqsTransport implements AppendTransport {
   constructor(deps: SqsWriterDeps) {
     this.#deps = deps;
     this.#times = deps.times ?? SQS_WRITER_TIMES;
-    this.#answeredAt = deps.uptime();
+    this.#answeredAt = deps.clock.uptime();
   }
 
   /** Only records prove to a roll-up that the writer lives, whether or not the database is available. */
   isBeatDue(): boolean {
-    return this.#deps.uptime() - this.#answeredAt >= this.#times.beatSeconds;
+    return this.#deps.clock.uptime() - this.#answeredAt >= this.#times.beatMs;
   }
 
   get outdatedBecause(): string | undefined {
-    const isSilent = this.#deps.uptime() - this.#answeredAt >= this.#times.silentMaxSeconds;
+    const isSilent = this.#deps.clock.uptime() - this.#answeredAt >= this.#times.silentMaxMs;
     return isSilent ? 'SQS has acknowledged no record of it for two days' : undefined;
   }
 
@@ -99,14 +97,14 @@ class SqsTransport implements AppendTransport {
   }
 
   prepare(group: SentGroup, { stream }: SharedStreamWriter): GroupAttempts {
-    const { clock, origin, queue, uptime } = this.#deps;
+    const { clock, origin, queue } = this.#deps;
     const { firstLsn, previousLsn, time, isLast: isClose } = group;
     const id = deduplicationId(stream, firstLsn);
     const data = encodeQueueMessage(group.records, { ...origin, firstLsn, previousLsn, time, isClose });
-    const sentAt = uptime();
+    const sentAt = clock.uptime();
     let last: AppendOutcome | undefined;
     const tooLate = (): AppendOutcome | undefined => {
-      if (uptime() - sentAt < this.#times.unansweredMaxSeconds) return undefined;
+      if (clock.uptime() - sentAt < this.#times.unansweredMaxMs) return undefined;
       return { kind: 'over', because: 'a message of it was under way for an hour', isAppended: undefined };
     };
     const attempt = async (): Promise<AppendOutcome> => {
@@ -124,7 +122,7 @@ class SqsTransport implements AppendTransport {
           outcome.kind === 'unknown'
             ? outcome
             : { kind: 'refused', error: outcome.error, isPassing: outcome.isThrottled });
-      this.#answeredAt = uptime();
+      this.#answeredAt = clock.uptime();
       return { kind: 'appended' };
     };
     // The stream continues behind burnt LSNs.

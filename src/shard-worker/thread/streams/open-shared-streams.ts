@@ -2,7 +2,6 @@
  * Opens the streams of a shard whose journal other servers can reach. Shard thread.
  */
 import { randomUUID } from 'node:crypto';
-import { uptime } from 'node:os';
 import { systemClock } from '../../../core/clock.js';
 import { NatsBroker } from '../../journal/nats/nats-broker.js';
 import { NatsJournal, type NatsJournalDeps } from '../../journal/nats/nats-journal.js';
@@ -39,7 +38,7 @@ function sharedJournalOf(
   if (sqs !== undefined) {
     const { groupBytesMax } = sqs;
     const queues = { appends: new SqsQueue(sqs), receives: new SqsQueue(sqs) };
-    const incrementLog = new SqsJournal({ ...common, ...queues, uptime, groupBytesMax });
+    const incrementLog = new SqsJournal({ ...common, ...queues, groupBytesMax });
     return { incrementLog, makeFlushed: (streamsDeps) => new ReceivedStreams(incrementLog, streamsDeps) };
   }
   const incrementLog =

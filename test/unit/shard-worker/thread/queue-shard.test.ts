@@ -24,13 +24,13 @@ class AnsweringQueue implements Queue {
   readonly store = { id: randomUUID(), databaseId: randomUUID(), isAdopted: false };
   readonly address = '';
   answer: SendOutcome = { kind: 'sent' };
-  sendSeconds = 0;
-  uptimeSeconds = 5;
+  sendMs = 0;
+  uptimeMs = 5000;
   readonly sends: { readonly id: string; readonly data: Uint8Array }[] = [];
 
   send(_: string, id: string, data: Uint8Array): Promise<SendOutcome> {
     this.sends.push({ id, data });
-    this.uptimeSeconds += this.sendSeconds;
+    this.uptimeMs += this.sendMs;
     return Promise.resolve(this.answer);
   }
 
@@ -85,7 +85,7 @@ describe('a shard that writes into a queue', () => {
     });
     const incrementLog = new SqsJournal({
       ...{ appends: queue, receives: queue, statements: open(), flushes, flushTurns },
-      ...{ clock: systemClock, uptime: () => queue.uptimeSeconds, groupBytesMax: 100_000, log },
+      ...{ clock: { ...systemClock, uptime: () => queue.uptimeMs }, groupBytesMax: 100_000, log },
       owner: { node: NODE_ID, shard: 0, flusher: undefined },
     });
     const owner = { node: NODE_ID, shard: 0, shards: 1 };
@@ -133,12 +133,12 @@ describe('a shard that writes into a queue', () => {
   });
 
   test('begins another stream when an opening record is under way for an hour, whatever its answer', async () => {
-    queue.sendSeconds = 3600;
+    queue.sendMs = 3_600_000;
     await shard.start();
     await eventually('openings', () => Promise.resolve(queue.sends.length >= 3));
     assert.ok(isRefusing());
     assert.equal(new Set(queue.sends.map(({ id }) => id)).size, queue.sends.length);
-    queue.sendSeconds = 0;
+    queue.sendMs = 0;
     await eventually('a stream', () => Promise.resolve(!isRefusing()));
   });
 

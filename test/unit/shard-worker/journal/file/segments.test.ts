@@ -132,6 +132,7 @@ test('without a keep time a committed segment is removed at once, although the c
       clock.advance(0.001);
       return clock.monotonic();
     },
+    uptime: () => clock.uptime(),
     schedule: clock.schedule.bind(clock),
   };
   const options = journalOptions(temporaryDirectory(t), { bytesMax: 64 * 1024, clock: ticking });

@@ -295,7 +295,7 @@ describe('the writer of a stream in NATS', () => {
 
     /** The thread reads an answer a second late, and a fence has got the sequence of the last record meanwhile. */
     function sleepOver<T>(answer: T): T {
-      clock.advance(1000);
+      clock.suspend(1000);
       broker.messages.push({ sequence: loseLast(), data: FENCE });
       return answer;
     }
@@ -305,7 +305,7 @@ describe('the writer of a stream in NATS', () => {
       assert.equal(await append(2), 3);
       const sequence = loseLast();
       broker.messages.push({ sequence, data: FENCE });
-      clock.advance(1000);
+      clock.suspend(1000);
       assert.equal(await append(3), 'journal-fenced');
       assert.ok(writer.isOver);
       assert.equal(broker.messages.at(-1)?.data.length, 0, 'nothing is behind the fence');
@@ -317,7 +317,7 @@ describe('the writer of a stream in NATS', () => {
       const sequence = loseLast();
       loseLast();
       broker.messages.push({ sequence: sequence + 3, data: message(1, 2) });
-      clock.advance(1000);
+      clock.suspend(1000);
       assert.equal(await append(4), 'journal-fenced');
       assert.equal(writer.lostAfterLsn, 0);
       assert.equal(broker.messages.length, 2);
@@ -326,7 +326,7 @@ describe('the writer of a stream in NATS', () => {
     test('gets no more records even if there is no time for all reads', async () => {
       writer = makeWriter({ doubtMaxMs: 80 });
       broker.messages.length = 0;
-      clock.advance(1000);
+      clock.suspend(1000);
       assert.equal(await append(1), 'journal-fenced');
       assert.ok(writer.isOver);
     });

@@ -9,7 +9,7 @@ import { incrementRecord, NODE_ID } from '../../../../support/journal-fixtures.j
 import { ManualClock } from '../../../../support/manual-clock.js';
 
 const STREAM = 'stream';
-const HOUR_SECONDS = 3600;
+const HOUR_MS = 3_600_000;
 
 /** What happens to a send. */
 type Fate = 'sent' | 'refused' | 'throttled' | 'unknown' | 'an hour later';
@@ -25,14 +25,13 @@ class ScriptedQueue implements Pick<Queue, 'send'> {
   fates: Fate[] = [];
   /** Of what has no fate. */
   fate: Fate = 'sent';
-  uptimeSeconds = 5;
 
   send(stream: string, id: string, data: Uint8Array): Promise<SendOutcome> {
     assert.equal(stream, STREAM);
     this.sends.push({ id, data });
     const fate = this.fates.shift() ?? this.fate;
     const error = new Error(fate);
-    if (fate === 'an hour later') this.uptimeSeconds += HOUR_SECONDS;
+    if (fate === 'an hour later') clock.suspend(HOUR_MS);
     if (fate === 'refused' || fate === 'throttled')
       return Promise.resolve({ kind: 'refused', error, isThrottled: fate === 'throttled' });
     return Promise.resolve(fate === 'unknown' ? { kind: 'unknown', error } : { kind: 'sent' });
@@ -55,7 +54,6 @@ describe('the writer of a stream in SQS', () => {
         queue,
         clock,
         origin: { node: NODE_ID, shard: 0 },
-        uptime: () => queue.uptimeSeconds,
         doubtMaxMs: 4000,
         unavailable: () => (complaints += 1),
       },
@@ -177,7 +175,7 @@ describe('the writer of a stream in SQS', () => {
         },
       };
       const { stream } = writer;
-      const deps = { clock, origin: { node: NODE_ID, shard: 0 }, uptime: () => 5, unavailable: () => undefined };
+      const deps = { clock, origin: { node: NODE_ID, shard: 0 }, unavailable: () => undefined };
       const other = sqsWriter({ stream, lsn: 1 }, { ...deps, queue: slow, doubtMaxMs: 4000 });
       const appended = ended(other.append([incrementRecord('a', 1)], 5));
       await new Promise((resolve) => setImmediate(resolve));
@@ -216,15 +214,15 @@ describe('the writer of a stream in SQS', () => {
       queue.fates = ['unknown'];
       const appended = ended(writer.append([incrementRecord('a', 1)], 5));
       await new Promise((resolve) => setImmediate(resolve));
-      queue.uptimeSeconds += HOUR_SECONDS;
+      clock.suspend(HOUR_MS);
       assert.equal(await appended, 'journal-failed');
       assert.deepEqual([queue.sends.length, writer.isOver], [1, true]);
     });
 
     test('comes instead of a message when the process sleeps for two days with nothing under way', async () => {
-      queue.uptimeSeconds += 47 * HOUR_SECONDS;
+      clock.suspend(47 * HOUR_MS);
       assert.equal(await ended(writer.beat(9)), 2);
-      queue.uptimeSeconds += 48 * HOUR_SECONDS;
+      clock.suspend(48 * HOUR_MS);
       assert.equal(await ended(writer.beat(9)), 'journal-fenced');
       assert.deepEqual([queue.sends.length, writer.isOver], [1, true]);
     });
@@ -232,7 +230,7 @@ describe('the writer of a stream in SQS', () => {
 
   test('a heartbeat is due after half a day without a record, and not after a record', async () => {
     assert.equal(writer.isBeatDue(false), false);
-    queue.uptimeSeconds += 12 * HOUR_SECONDS;
+    clock.suspend(12 * HOUR_MS);
     assert.equal(writer.isBeatDue(false), true);
     assert.equal(await ended(writer.beat(9)), 2);
     assert.deepEqual([writer.isBeatDue(false), writer.lastTime], [false, 9]);
