@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { connect } from '@nats-io/transport-node';
-import { jetstreamManager } from '@nats-io/jetstream';
+import { jetstreamManager, type ClusterInfo, type JetStreamManager } from '@nats-io/jetstream';
 import { CountedNode } from '../support/counted-node.js';
 import { createTestDatabase } from '../support/database.js';
 import { createDatabaseOn } from '../support/database-connection.js';
@@ -18,8 +18,10 @@ import { OutagePostgres } from '../support/outage-postgres.js';
 import { linesOf, othersEnded, startPair, STREAM_ENDED, type ServerPair } from './server-pair.js';
 
 const JOURNAL_BACK = 'The journal in NATS takes records again';
-/** An election of JetStream takes some seconds. */
-const ELECTION_MS = 30_000;
+/** A replica that was away catches up within some seconds, if it does. */
+const CATCH_UP_MS = 15_000;
+/** How often a replica that does not catch up is started anew. */
+const RESTARTS_MAX = 3;
 
 describe('one nats-server', { concurrency: 2, skip: natsServerMissing() }, () => {
   test('while the broker is down, requests are refused or unknown; it heals by itself, and the counts stay exact', async () => {
@@ -148,6 +150,32 @@ describe('one nats-server', { concurrency: 2, skip: natsServerMissing() }, () =>
   });
 });
 
+/**
+ * Waits until no replica lags behind. One that was killed under load does not always catch up: the leader of 2.10 hears nothing from
+ * it, though it runs, until it is started once more, as a readiness check would order.
+ */
+async function replicasAgree(manager: JetStreamManager, killed: NatsServer): Promise<void> {
+  for (let restart = 0; ; restart += 1) {
+    let state: ClusterInfo | undefined;
+    try {
+      await eventually(
+        'a cluster of three',
+        async () => {
+          ({ cluster: state } = await manager.streams.info('summing-counters'));
+          return state?.replicas?.every(({ current }) => current) === true;
+        },
+        CATCH_UP_MS,
+      );
+      return;
+    } catch (error) {
+      console.error(`A replica does not catch up: ${JSON.stringify(state)}`);
+      if (restart === RESTARTS_MAX) throw error;
+      await killed.stop('SIGKILL');
+      await killed.start();
+    }
+  }
+}
+
 describe('three nats-servers', { skip: natsServerMissing() }, () => {
   test('the leader is killed under load, and comes back; nothing is lost or counted twice', async () => {
     const cluster = await NatsCluster.start();
@@ -165,14 +193,7 @@ describe('three nats-servers', { skip: natsServerMissing() }, () => {
         await leader.stop('SIGKILL');
         await load.acknowledgements(300);
         await leader.start();
-        await eventually(
-          'a cluster of three',
-          async () => {
-            const info = await manager.streams.info('summing-counters');
-            return info.cluster?.replicas?.every(({ current }) => current) === true;
-          },
-          ELECTION_MS,
-        );
+        await replicasAgree(manager, leader);
       }
       await load.stop();
       await othersEnded(database.url, servers);
