@@ -119,7 +119,7 @@ describe('the journal in NATS', { skip: natsServerMissing() }, () => {
 describe('a cluster of brokers that is starting', { skip: natsServerMissing() }, () => {
   test('a start waits until there are as many as NATS_REPLICAS', async (t) => {
     const database = own(t, await createTestDatabase());
-    const cluster = own(t, await NatsCluster.start());
+    const cluster = own(t, await NatsCluster.begin());
     const missing = cluster.servers[2];
     await missing?.stop();
     const env = { DATABASE_URL: database.url, JOURNAL: cluster.journal, NATS_REPLICAS: '3', SHARDS: '1' };
