@@ -177,7 +177,7 @@ export function mutateNatsLog(
         return writer;
       },
     }),
-    ...(saysNoLoss === true && { fates: { fateOf: () => Promise.resolve({ kind: 'open' }) } }),
+    ...(saysNoLoss === true && { fates: { countedTo: () => Promise.resolve(undefined) } }),
     ...(saysLostAtOnce === true && { fates: undefined }),
     ...(readsAtOnce === true && {
       read: async (positions, recordsMax) => {

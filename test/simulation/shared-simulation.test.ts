@@ -25,6 +25,7 @@ const JOURNALS = [
         seed: 31595,
         fault: 'a stream that was begun without its row, and that is never left once the broker has lost it',
       },
+      { seed: 11540, fault: 'a stream without row and record of which nobody says that it is lost' },
       { seed: 3003382, fault: 'a loss that is said while the last group of a left stream is under way' },
     ],
   },

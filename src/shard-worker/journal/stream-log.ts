@@ -66,15 +66,6 @@ export interface StreamState extends Checkpoint {
   readonly time: DatabaseTime;
 }
 
-/** What became of a stream that its writer released. */
-export type StreamFate =
-  /** It is not retired. */
-  | { readonly kind: 'open' }
-  /** It is counted up to `lsn`, and no further. */
-  | { readonly kind: 'ended'; readonly lsn: Lsn }
-  /** It has neither a row nor a record. */
-  | { readonly kind: 'nowhere' };
-
 /** A position in a stream: a read begins after it. */
 export interface LogPosition {
   readonly stream: string;
@@ -140,8 +131,11 @@ export interface StreamWriter {
 
 /** Finds out what became of streams: a failover of the database or of a broker can undo records. */
 export interface StreamFates {
-  /** What became of a stream that its writer released at `endLsn`. Rejects as the journal does. */
-  fateOf(stream: string, endLsn: Lsn): Promise<StreamFate>;
+  /**
+   * The LSN up to which a stream that its writer released at `endLsn` is counted, and no further; undefined: it is not known
+   * yet. 0 where it has neither a row nor a record. Rejects as the journal does.
+   */
+  countedTo(stream: string, endLsn: Lsn): Promise<Lsn | undefined>;
 }
 
 /** Ends streams that lack records in the middle, so that their writers begin others and nothing waits for them. */

@@ -17,7 +17,6 @@ import type {
   BegunStream,
   LogPosition,
   SharedLog,
-  StreamFate,
   StreamFates,
   StreamGaps,
   StreamState,
@@ -182,18 +181,18 @@ export class NatsJournal implements SharedLog, StreamFates, StreamGaps {
     return row?.isOpen === true ? row : undefined;
   }
 
-  async fateOf(stream: string, endLsn: Lsn): Promise<StreamFate> {
+  async countedTo(stream: string, endLsn: Lsn): Promise<Lsn | undefined> {
     const row = await this.#rows.ask(stream);
-    if (row?.isOpen === true) return { kind: 'open' };
-    if (row !== undefined) {
-      const { lsn } = row;
-      if (lsn >= endLsn) return { kind: 'ended', lsn };
-      // A flusher that finds records behind a fence opens the stream again.
-      const content = await this.#scan.content(stream, lsn);
-      return typeof content === 'object' && content.lastLsn === lsn ? { kind: 'ended', lsn } : { kind: 'open' };
+    if (row?.isOpen === true) return undefined;
+    if (row === undefined) {
+      const last = await this.#deps.reads.last(stream);
+      return last === undefined ? 0 : undefined;
     }
-    const last = await this.#deps.reads.last(stream);
-    return { kind: last === undefined ? 'nowhere' : 'open' };
+    const { lsn } = row;
+    if (lsn >= endLsn) return lsn;
+    // A flusher that finds records behind a fence opens the stream again.
+    const content = await this.#scan.content(stream, lsn);
+    return typeof content === 'object' && content.lastLsn === lsn ? lsn : undefined;
   }
 
   sendHeartbeats(streams: readonly string[]): Promise<void> {

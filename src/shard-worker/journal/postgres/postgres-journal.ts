@@ -13,7 +13,6 @@ import type { JournalRecord } from '../journal.js';
 import { StreamRows, type FencedStream, type StreamRowsDeps } from '../shared/stream-rows.js';
 import type {
   BegunStream,
-  StreamFate,
   StreamFates,
   LogPosition,
   SharedLog,
@@ -38,7 +37,7 @@ export class PostgresJournal implements SharedLog {
   readonly isInDatabase = true;
   readonly gaps = undefined;
   readonly groupBytesMax = Number.POSITIVE_INFINITY;
-  readonly fates: StreamFates = { fateOf: (stream) => this.#fateOf(stream) };
+  readonly fates: StreamFates = { countedTo: (stream) => this.#countedTo(stream) };
   readonly #rows: StreamRows;
   readonly #appends: ShardConnection;
   /** By stream that this thread writes or has adopted: the epoch under which it may append and retire. */
@@ -130,9 +129,9 @@ export class PostgresJournal implements SharedLog {
   }
 
   /** Nothing is appended to a stream that is retired, or whose row a failover has undone. */
-  async #fateOf(stream: string): Promise<StreamFate> {
+  async #countedTo(stream: string): Promise<Lsn | undefined> {
     const row = await this.#rows.ask(stream);
-    return row?.isOpen === true ? { kind: 'open' } : { kind: 'ended', lsn: row?.lsn ?? 0 };
+    return row?.isOpen === true ? undefined : (row?.lsn ?? 0);
   }
 
   async ask(stream: string): Promise<StreamState | undefined> {

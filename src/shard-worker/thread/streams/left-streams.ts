@@ -11,7 +11,7 @@
  * server acknowledged is committed, whether the stream is retired, and whether increments of it are lost.
  */
 import type { Lsn } from '../../../core/checkpoint.js';
-import type { StreamFate, StreamSurvey, StreamWriter, WriterLog } from '../../journal/stream-log.js';
+import type { StreamSurvey, StreamWriter, WriterLog } from '../../journal/stream-log.js';
 import type { PendingRange } from '../../protocol/control-messages.js';
 import { isDatabaseUnavailable } from '../flush/shard-database.js';
 import type { MovedIncrements } from '../shard-balance.js';
@@ -222,12 +222,9 @@ export class LeftStreams {
     for (const writer of this.#undecided) {
       // A stop may have given up meanwhile. A group under way may move the end of the stream.
       if (!this.#isUndecided(writer) || writer.isAppending) continue;
-      const fate = await this.#fateOf(writer);
-      if (fate.kind === 'open' || !this.#isUndecided(writer)) continue;
+      const afterLsn = await this.#countedTo(writer);
+      if (afterLsn === undefined || !this.#isUndecided(writer)) continue;
       this.#note(writer.stream, { undecided: undefined });
-      // The row of such a stream covered everything before it was removed.
-      if (fate.kind === 'nowhere' && writer.lostAfterLsn === undefined) continue;
-      const afterLsn = fate.kind === 'ended' ? fate.lsn : 0;
       if (afterLsn >= writer.endLsn) continue;
       const { pending, flushed } = writer.incrementsAfter(afterLsn);
       const lost = pending + flushed;
@@ -242,15 +239,15 @@ export class LeftStreams {
     return this.#streams.get(stream)?.undecided !== undefined;
   }
 
-  /** Stays `open` while the journal does not answer. */
-  async #fateOf({ stream, endLsn }: StreamWriter): Promise<StreamFate> {
+  /** Undefined while the journal does not answer. */
+  async #countedTo({ stream, endLsn }: StreamWriter): Promise<Lsn | undefined> {
     const { incrementLog, context } = this.#deps;
     try {
-      return (await incrementLog.fates?.fateOf(stream, endLsn)) ?? { kind: 'open' };
+      return await incrementLog.fates?.countedTo(stream, endLsn);
     } catch (error) {
       if (!isJournalUnavailable(error)) throw error;
       context.deps.log('debug', { stream, err: error }, 'Cannot look up the fate of a left stream now; trying again');
-      return { kind: 'open' };
+      return undefined;
     }
   }
 

@@ -34,10 +34,10 @@ class Ingest {
   readonly context: ShardContext;
   readonly shard: Shard;
 
-  /** `fateOf` says what became of a stream that was left; without it the writer knows. */
-  constructor(fateOf?: StreamFates['fateOf']) {
+  /** `countedTo` says how far a stream that was left is counted; without it the writer knows. */
+  constructor(countedTo?: StreamFates['countedTo']) {
     const log: Partial<Omit<IncrementLog, 'fates'> & SharedLog> = {
-      fates: fateOf && { fateOf },
+      fates: countedTo && { countedTo },
       groupBytesMax: Number.POSITIVE_INFINITY,
       flusher: undefined,
       isInDatabase: true,
