@@ -103,9 +103,9 @@ where h.id = $1 and s.stream = $1 and s.epoch = $2 and s.retired_at is null
 returning 1`;
 
 /**
- * $1 journal, $2 store, null for the database. Its streams that are not retired: their checkpoints, whether flusher and writer send heartbeats, the time since the
- * last heartbeat of the writer, and the number of flushers of that journal and store with heartbeats; those of earlier versions name
- * none. `self_flushed`: one thread writes and flushes it.
+ * $1 journal, $2 store, null for the database. Its streams that are not retired: their checkpoints, whether flusher and writer send
+ * heartbeats, the time since the last heartbeat of the writer, and the number of flushers of that journal and store with heartbeats;
+ * those of earlier versions name none. `self_flushed`: one thread writes and flushes it.
  */
 export const SURVEY_STREAMS = `
 select c.stream::text, c.epoch::text, c.lsn::text, c.owner::text, coalesce(c.node::text, '') as node, coalesce(c.shard, 0) as shard,
