@@ -11,6 +11,7 @@ import type { ConnectionLimit } from './connection-limit.js';
 import { ServerDashboard } from './dashboard/server-dashboard.js';
 import type { DatabaseAvailability } from './database-availability.js';
 import type { HttpServers } from './http-servers.js';
+import type { JournalWatch } from './journal-watch.js';
 import { ServerMetrics } from './metrics/server-metrics.js';
 import type { ServerDatabase } from './server-database.js';
 import { ServerOperations } from './server-operations.js';
@@ -30,6 +31,7 @@ export interface OperationSources {
   readonly database: ServerDatabase;
   readonly httpServers: HttpServers;
   readonly connectionLimit: ConnectionLimit;
+  readonly journalWatch: JournalWatch;
   /** Undefined until a step of the start makes it. */
   readonly supervisor: () => ShardSupervisor | undefined;
 }
@@ -40,7 +42,7 @@ export function composeOperations(sources: OperationSources): {
   readonly dashboard: ServerDashboard;
 } {
   const { config, logger, versions, stats, requestStats, batchStats, ...parts } = sources;
-  const { availability, database, httpServers, connectionLimit, supervisor } = parts;
+  const { availability, database, httpServers, connectionLimit, journalWatch, supervisor } = parts;
   const { shards, role } = config;
   const sentences = boundSentences(config);
   const total = (cell: number): number => statTotal(stats, shards, cell);
@@ -52,6 +54,7 @@ export function composeOperations(sources: OperationSources): {
       boundSentences: sentences,
       flushing: () => availability.isAvailable,
       rejected: () => total(STAT.rejected),
+      journalProblem: () => journalWatch.problem,
       refusesIdempotent: () => total(STAT.idempotentRefused) > 0,
       role,
     });

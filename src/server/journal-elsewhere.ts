@@ -3,7 +3,7 @@ import type { Config } from '../config/config.js';
 import { pause } from '../core/clock.js';
 import { CounterError, JournalError } from '../core/errors.js';
 import type { Logger } from '../core/logger.js';
-import { openBrokerStream, pairBroker } from '../shard-worker/journal/nats/nats-start.js';
+import { checkBrokerStream, openBrokerStream, pairBroker } from '../shard-worker/journal/nats/nats-start.js';
 import { openQueue, pairQueue } from '../shard-worker/journal/sqs/sqs-start.js';
 import type { PairedDatabase } from '../shard-worker/journal/store-pairing.js';
 import type { ShardTask } from '../shard-worker/protocol/control-messages.js';
@@ -26,6 +26,8 @@ export interface OpenedJournal {
    * belongs to another one.
    */
   readonly pair: (database: PairedDatabase, signal: AbortSignal) => Promise<void>;
+  /** Checks its settings again. Rejects with StartError if an operator must change something. */
+  readonly check: () => Promise<void>;
   /** Settings of shards; to be called after `pair`. */
   readonly ofShards: () => JournalOfShards;
 }
@@ -67,6 +69,7 @@ export function journalElsewhere(
           const store = await waited(() => pairBroker(settings, database), { ...place, signal: until });
           paired.nats = { ...settings, groupBytesMax, store };
         },
+        check: () => checkBrokerStream(settings, limit(facts)),
         ofShards,
       };
     };
@@ -84,6 +87,9 @@ export function journalElsewhere(
       pair: async (database, until) => {
         const store = await waited(() => pairQueue(sqs, database, warn), { ...place, signal: until });
         paired.sqs = { ...sqs, groupBytesMax, store };
+      },
+      check: async () => {
+        await openQueue(sqs, limit(facts));
       },
       ofShards,
     };

@@ -25,6 +25,7 @@ import { DatabaseAvailability } from './database-availability.js';
 import { ServerDatabase, type OpenedServerDatabase } from './server-database.js';
 import { HttpServers } from './http-servers.js';
 import { journalElsewhere, type OpenedJournal } from './journal-elsewhere.js';
+import { JournalWatch } from './journal-watch.js';
 import { RegularLog } from './regular-log.js';
 import { Reload } from './reload.js';
 import { StartSteps, type StartStep } from './start-steps.js';
@@ -99,6 +100,7 @@ export class ServerProcess {
       },
       logger,
     });
+    const journalWatch = new JournalWatch(systemClock, logger, () => this.#journal?.check());
     const { operations, dashboard } = composeOperations({
       ...common,
       versions: versionsWith(uws.version),
@@ -106,6 +108,7 @@ export class ServerProcess {
       database,
       httpServers,
       connectionLimit,
+      journalWatch,
       supervisor: () => this.#supervisor,
     });
     const regularLog = new RegularLog(config, systemClock, logger, { stats, requestStats });
@@ -118,7 +121,8 @@ export class ServerProcess {
     this.#database = database;
     this.#httpServers = httpServers;
     this.#regularLog = regularLog;
-    this.#steps = new StartSteps(this.#startSteps(operations, uws, [connectionLimit, regularLog, dashboard]), logger);
+    const observers = [connectionLimit, journalWatch, regularLog, dashboard];
+    this.#steps = new StartSteps(this.#startSteps(operations, uws, observers), logger);
     this.#reload = new Reload({ config, logger, apply: (reloaded) => httpServers.reload(reloaded) });
   }
 

@@ -19,6 +19,8 @@ export interface ReadinessSources {
   readonly flushing: () => boolean;
   /** Increments of rows that this process set aside because PostgreSQL refused them. */
   readonly rejected: () => number;
+  /** What an operator must change at the broker or the queue, in sentences. */
+  readonly journalProblem: () => string | undefined;
   /** Whether idempotent requests are refused, because no row of a stream covers them. */
   readonly refusesIdempotent: () => boolean;
   /** ROLE. */
@@ -44,6 +46,8 @@ export function readinessOf(sources: ReadinessSources): Readiness {
   let readiness = withoutRows(sources);
   const rejected = sources.rejected();
   if (readiness.state !== 'refusing' && sources.refusesIdempotent()) readiness = withReason(readiness, NOT_COVERED);
+  const journalProblem = sources.journalProblem();
+  if (journalProblem !== undefined) readiness = withReason(readiness, journalProblem);
   return rejected === 0 ? readiness : withReason(readiness, `${rejectedSentence(rejected)}.`);
 }
 

@@ -207,6 +207,7 @@ export class SimulatedNode {
         boundSentences: boundSentences(readConfig({})),
         flushing: () => true,
         rejected: () => 0,
+        journalProblem: () => undefined,
         refusesIdempotent: () => statTotal(this.#stats, shards, STAT.idempotentRefused) > 0,
         role,
       });

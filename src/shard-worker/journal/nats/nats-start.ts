@@ -49,13 +49,30 @@ export interface BrokerFacts {
  */
 export async function openBrokerStream(settings: NatsSettings, bodyBytes = 0): Promise<BrokerFacts> {
   return withSession(settings, async (session) => {
-    const payloadBytes = payloadBytesOf(session);
-    const info = await streamOf(session, settings);
-    const limit = info.config.max_msg_size > 0 ? Math.min(payloadBytes, info.config.max_msg_size) : payloadBytes;
-    const problems = [...streamProblems(info.config, settings), ...sizeProblems(limit, bodyBytes)];
-    if (problems.length > 0) throw new StartError(problems);
-    return factsOf(session, info.config, limit);
+    const { config } = await streamOf(session, settings);
+    return factsOf(session, config, checked(session, config, settings, bodyBytes));
   });
+}
+
+/** Checks a stream that is in use, and makes none. Rejects as {@link openBrokerStream} does. */
+export async function checkBrokerStream(settings: NatsSettings, bodyBytes: number): Promise<void> {
+  await withSession(settings, async (session) => {
+    const { config } = await session.manager.streams.info(settings.stream).catch((error: unknown) => {
+      if (codeOf(error) !== STREAM_NOT_FOUND) throw error;
+      const gone = `NATS_STREAM ${settings.stream} is gone from the broker; a restart of this server makes it anew.`;
+      throw new StartError([gone], { cause: error });
+    });
+    return checked(session, config, settings, bodyBytes);
+  });
+}
+
+/** Most bytes of a message. Throws StartError where the stream may lose records, or holds no record of `bodyBytes`. */
+function checked(session: NatsSession, config: StreamConfig, settings: NatsSettings, bodyBytes: number): number {
+  const payloadBytes = payloadBytesOf(session);
+  const limit = config.max_msg_size > 0 ? Math.min(payloadBytes, config.max_msg_size) : payloadBytes;
+  const problems = [...streamProblems(config, settings), ...sizeProblems(limit, bodyBytes)];
+  if (problems.length > 0) throw new StartError(problems);
+  return limit;
 }
 
 /**
