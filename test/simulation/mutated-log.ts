@@ -11,8 +11,6 @@ import type { PostgresModel } from './postgres-model.js';
 export interface SharedMutations {
   /** An adopter reads the log before it has the stream. */
   readonly adoptionReadsFirst?: boolean;
-  /** A suspension of the machine does not count for how long an answer took. */
-  readonly suspensionsDoNotCount?: boolean;
   /** A server that has only taken the flushes of a stream retires it. */
   readonly followerRetires?: boolean;
   /** The writer gives its word when it sends a group. */

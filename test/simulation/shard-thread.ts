@@ -36,7 +36,6 @@ import { followingStreams } from '../support/following-streams.js';
 import { mutateIncrementLog } from './mutated-log.js';
 import { mutateAppends, mutateNatsDatabase, mutateNatsLog, mutateReads, purgeTo } from './mutated-nats.js';
 import { mutate, mutateDisk } from './mutated-parts.js';
-import type { Mutations } from './mutations.js';
 import { MutatedSqsLog, mutateSqsDatabase, mutateSqsDeps } from './mutated-sqs.js';
 import { connectToQueue } from './queue-connection.js';
 import type { Clock, Timer } from '#product/core/clock.js';
@@ -95,7 +94,6 @@ export class ShardThread {
     const clock = suspendableClock(
       clockOf(world.scheduler, this.life, () => this.#step()),
       node,
-      world.mutations,
     );
     const { shared } = node.settings;
     this.#shard =
@@ -445,12 +443,12 @@ export class ShardThread {
 }
 
 /** A clock whose monotonic time, and whose timers, stand still while its machine is suspended. */
-function suspendableClock(clock: Clock, node: SimulatedNode, { suspensionsDoNotCount }: Mutations): Clock {
+function suspendableClock(clock: Clock, node: SimulatedNode): Clock {
   const monotonic = (): number => clock.monotonic() - node.suspendedMs;
   return {
     now: () => clock.now(),
     monotonic,
-    uptime: suspensionsDoNotCount === true ? monotonic : () => clock.uptime(),
+    uptime: () => clock.uptime(),
     schedule(delayMs, callback) {
       const dueAt = monotonic() + delayMs;
       const wait = (ms: number): Timer =>
