@@ -58,7 +58,8 @@ export class JournalWatch {
   #note(problem: string | undefined): void {
     if (problem === this.#problem || this.#timer === undefined) return;
     this.#problem = problem;
-    if (problem === undefined) this.#logger.info({}, 'The settings of the journal are as they must be again');
-    else this.#logger.error({}, `The settings of the journal were changed under this server: ${problem}`);
+    if (problem === undefined)
+      this.#logger.info({}, 'The broker or queue of the journal is as this server needs it again');
+    else this.#logger.error({}, `The broker or queue of the journal is not as this server needs it: ${problem}`);
   }
 }

@@ -1,7 +1,7 @@
 /** What a server makes of a broker or a queue whose settings are changed while it runs. */
 import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
-import { SetQueueAttributesCommand } from '@aws-sdk/client-sqs';
+import { DeleteQueueCommand, SetQueueAttributesCommand } from '@aws-sdk/client-sqs';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
 import { readConfig } from '#product/config/read-config.js';
@@ -83,7 +83,7 @@ test(
   },
 );
 
-test('a queue that is changed is a problem until it is as before', async (t) => {
+test('a queue that is changed or removed is a problem until it is as before', async (t) => {
   Object.assign(process.env, SQS_ENVIRONMENT);
   const sqs = own(t, await SqsServer.start());
   const scene = await Scene.start(t, await sqs.makeQueue());
@@ -100,4 +100,6 @@ test('a queue that is changed is a problem until it is as before', async (t) => 
   await keep(1_209_600);
   assert.equal(await scene.minute(), undefined);
   assert.deepEqual(scene.levels(), ['error', 'info']);
+  await sqs.client.send(new DeleteQueueCommand({ QueueUrl: sqs.urlOf('journal.fifo') }));
+  assert.match((await scene.minute()) ?? '', /^SQS refuses the server: .*Check JOURNAL/);
 });
